@@ -1,0 +1,85 @@
+# The front door.  `make test` and `make demo` do all their set-up themselves and are quick the second time.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The first of these that runs and is new enough makes the virtual environment; PYTHON=... on the command line overrules.
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
+
+# Programs that tests and the demo call, and the packages that hold them on Debian and Ubuntu.
+SYSTEM_COMMANDS := ip iperf3 ping nft tmux
+SYSTEM_PACKAGES := iproute2 iperf3 iputils-ping nftables tmux
+
+# Quick tests first; whatever else has a folder of its own comes after them.
+TEST_ORDER := unit plugins docs simulation fuzz interop netns
+TEST_DIRS = $(wildcard $(TEST_ORDER:%=tests/%))
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv system-deps check unit test demo format clean
+
+help:
+	@echo 'make test         lint, types, import contracts and all tests'
+	@echo 'make demo         see it work'
+	@echo 'make check        lint, types and import contracts'
+	@echo 'make unit         the quick tests; neither root nor network needed'
+	@echo 'make format       let ruff format the code and mend what it can'
+	@echo 'make system-deps  install the system programs that tests call (root, apt-get)'
+	@echo 'make clean        remove the virtual environment and all caches'
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@if [ ! -x $(BIN)/python ]; then \
+	    for python in $(PYTHON) $(PYTHONS); do \
+	        if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	            echo "making $(VENV) with $$python"; \
+	            "$$python" -m venv $(VENV) && break; \
+	        fi; \
+	    done; \
+	    if [ ! -x $(BIN)/python ]; then \
+	        echo 'make: no Python 3.11 or newer with venv and ensurepip found (Debian: apt-get install python3-venv)' >&2; \
+	        exit 1; \
+	    fi; \
+	fi
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+system-deps:
+	@missing=; for command in $(SYSTEM_COMMANDS); do \
+	    command -v "$$command" >/dev/null || PATH="$$PATH:/usr/sbin:/sbin" command -v "$$command" >/dev/null || missing="$$missing $$command"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	    echo "make: missing:$$missing; tests that need them skip themselves.  As root: apt-get install $(SYSTEM_PACKAGES)" >&2; \
+	    exit 0; \
+	fi; \
+	echo "installing $(SYSTEM_PACKAGES) (missing:$$missing)"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -q </dev/null >/dev/null || echo 'make: apt-get update failed; trying with the lists at hand' >&2; \
+	apt-get install -q -y --no-install-recommends $(SYSTEM_PACKAGES) </dev/null >/dev/null
+
+check: $(STAMP)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+test: system-deps check
+	$(BIN)/python -m pytest $(TEST_DIRS) $(filter-out $(TEST_DIRS),$(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))) $(PYTEST_ARGS)
+
+demo: system-deps $(STAMP)
+	$(BIN)/python -m easytier_host.demo
+
+format: $(STAMP)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+"""The command `easytier-cli`, which has no features in this version: it says so and ends."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+USAGE: Final = 2
+
+
+def main() -> int:
+    """Print what is missing and what to use instead; always returns 2."""
+    print(
+        "easytier-cli: this version answers no queries about a running node; read the log of easytier-core (--console-log-level debug)",
+        file=sys.stderr,
+    )
+    return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""What plugins of the EasyTier node are written against. It does not know the host.
+
+For authors of plugins (docs/plugins.md):
+    specs.py      the hooks, and the marker `hookimpl`
+    types.py      flows, peers, events: what hooks are told and what they answer
+    services.py   what a transport may ask of the node, and what the node expects of it
+    errors.py     what a transport may raise
+    testing.py    sample values for a plugin's own tests
+
+For hosts:
+    manager.py    `PluginManager`: load, notify, ask           loading.py   what is installed, wanted, and fits
+    worker.py     the thread of one plugin, its bounded queue    guard.py     calls that cannot do harm, counted and logged
+    selection.py  which answers count, and what goes without
+"""
+
+from easytier_hooks.errors import HooksError, PluginConfigError, PluginLoadError, TransportUnavailable
+from easytier_hooks.guard import PluginCounters
+from easytier_hooks.loading import PluginInfo, PluginState
+from easytier_hooks.manager import PluginManager
+from easytier_hooks.services import FrameHandler, HostServices, PacketHandler, TcpStack, Transport
+from easytier_hooks.specs import hookimpl, hookspec
+from easytier_hooks.types import (
+    TCP,
+    Candidate,
+    Capability,
+    Closed,
+    Connected,
+    Connecting,
+    Counters,
+    Direction,
+    Failed,
+    FlowEvent,
+    FlowKey,
+    HalfClosed,
+    IPAddress,
+    IPNetwork,
+    PeerCapabilities,
+    PeerInfo,
+    Seen,
+    Selection,
+    TcpFlow,
+    TransportSelected,
+)
+
+__all__ = [
+    "TCP",
+    "Candidate",
+    "Capability",
+    "Closed",
+    "Connected",
+    "Connecting",
+    "Counters",
+    "Direction",
+    "Failed",
+    "FlowEvent",
+    "FlowKey",
+    "FrameHandler",
+    "HalfClosed",
+    "HooksError",
+    "HostServices",
+    "IPAddress",
+    "IPNetwork",
+    "PacketHandler",
+    "PeerCapabilities",
+    "PeerInfo",
+    "PluginConfigError",
+    "PluginCounters",
+    "PluginInfo",
+    "PluginLoadError",
+    "PluginManager",
+    "PluginState",
+    "Seen",
+    "Selection",
+    "TcpFlow",
+    "TcpStack",
+    "Transport",
+    "TransportSelected",
+    "TransportUnavailable",
+    "hookimpl",
+    "hookspec",
+]

@@ -1,0 +1,161 @@
+"""Which plugins are installed, which of them are wanted, and whether a plugin fits the hooks.
+
+Pure decisions over entry points and the configuration's table; the manager acts on them. A plugin that is not wanted is never
+imported, so a listing can say nothing of its hooks.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from importlib.metadata import EntryPoint, entry_points
+
+import pluggy
+
+from easytier_hooks import specs
+from easytier_hooks.errors import PluginConfigError, PluginLoadError
+
+ENTRY_POINT_GROUP = "easytier.plugins"
+DISABLE_VARIABLE = "ET_DISABLE_PLUGINS"
+
+HOOK_NAMES = tuple(name for name, value in vars(specs).items() if hasattr(value, f"{specs.PROJECT}_spec"))
+
+
+class PluginState(StrEnum):
+    """Where a plugin stands. "installed" is not asked for, "disabled" is switched off, "broken" cannot be loaded."""
+
+    LOADED = "loaded"
+    INSTALLED = "installed"
+    DISABLED = "disabled"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One line of a listing. `distribution` and `version` are "" for a plugin that was registered in the program itself."""
+
+    name: str
+    state: PluginState
+    distribution: str = ""
+    version: str = ""
+    hooks: tuple[str, ...] = ()
+    """Empty unless loaded."""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An installed plugin and what the configuration says of it."""
+
+    entry: EntryPoint
+    state: PluginState
+    options: Mapping[str, object]
+    required: bool
+    """The table asks for it by name, so the node shall not start without it."""
+    clash: str = ""
+    """Why the name is ambiguous."""
+
+
+def installed_plugins() -> Iterable[EntryPoint]:
+    """Every plugin that this Python finds."""
+    return entry_points(group=ENTRY_POINT_GROUP)
+
+
+def choose(
+    installed: Iterable[EntryPoint], table: Mapping[str, object], defaults: Collection[str], environ: Mapping[str, str]
+) -> list[Choice]:
+    """Every installed plugin: first those that the table does not mention, by name, then the others in the order of the table.
+
+    `state` LOADED means: to be loaded. Raises PluginConfigError for a name that is not installed or a value that is neither a
+    bool nor a table.
+    """
+    offers: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(installed, key=lambda entry: (entry.name, _distribution(entry))):
+        offers.setdefault(entry.name, []).append(entry)
+    for name, value in table.items():
+        if name not in offers:
+            known = ", ".join(offers) or "none"
+            raise PluginConfigError(f"plugin {name!r} is not installed{nearest(name, offers)}. Installed: {known}")
+        if not isinstance(value, bool | Mapping):
+            raise PluginConfigError(f"plugin {name!r}: expected true, false or a table of options, not {value!r}")
+    blocked = {name.strip() for name in environ.get(DISABLE_VARIABLE, "").split(",")}
+
+    choices = []
+    for name in [*(name for name in offers if name not in table), *table]:
+        setting = table.get(name)
+        if name in blocked or setting is False:
+            state = PluginState.DISABLED
+        elif name in table or name in defaults:
+            state = PluginState.LOADED
+        else:
+            state = PluginState.INSTALLED
+        entry, *others = offers[name]
+        clash = f"several distributions offer it: {', '.join(map(_distribution, offers[name]))}" if others else ""
+        options = setting if isinstance(setting, Mapping) else {}
+        choices.append(Choice(entry, state, options, required=name in table, clash=clash))
+    return choices
+
+
+def build(choice: Choice) -> object:
+    """Import the plugin; where the entry point names a callable, call it with the options. Raises PluginLoadError."""
+    name = choice.entry.name
+    if choice.clash:
+        raise PluginLoadError(name, choice.clash)
+    try:
+        loaded: object = choice.entry.load()
+        return loaded(choice.options) if callable(loaded) else loaded
+    # Code of others may do anything while it is imported, sys.exit() included.
+    except (Exception, SystemExit) as error:
+        raise PluginLoadError(name, f"{type(error).__name__}: {error}") from error
+
+
+def hooks_of(manager: pluggy.PluginManager, name: str, plugin: object) -> tuple[str, ...]:
+    """The hooks that a plugin implements. Raises PluginLoadError if one is misspelt or a wrapper, or if there is none."""
+    found = []
+    for attribute in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, attribute)
+        if options is None:
+            continue
+        hook = options.get("specname") or attribute
+        if hook not in HOOK_NAMES:
+            raise PluginLoadError(name, f"there is no hook {hook!r}{nearest(hook, HOOK_NAMES)}")
+        if options.get("wrapper") or options.get("hookwrapper"):
+            raise PluginLoadError(name, f"{hook} is a wrapper; hooks of this program cannot be wrapped")
+        found.append(hook)
+    if not found:
+        raise PluginLoadError(name, "no function of it is marked with @hookimpl")
+    return tuple(hook for hook in HOOK_NAMES if hook in found)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing if nothing is near."""
+    matches = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def info(choice: Choice, *, hooks: tuple[str, ...] = (), error: str = "") -> PluginInfo:
+    """The line of the listing for an installed plugin."""
+    dist = choice.entry.dist
+    return PluginInfo(
+        name=choice.entry.name,
+        state=PluginState.BROKEN if error else choice.state,
+        distribution=dist.name if dist else "",
+        version=dist.version if dist else "",
+        hooks=hooks,
+        error=error,
+    )
+
+
+def listing(plugins: Sequence[PluginInfo]) -> str:
+    """The text that `easytier-core --list-plugins` prints: one line for each plugin."""
+    if not plugins:
+        return f"no plugins are installed (entry point group {ENTRY_POINT_GROUP!r})"
+    rows = [("PLUGIN", "VERSION", "STATE", "HOOKS")]
+    rows += [(row.name, row.version or "-", row.state.value, row.error or ", ".join(row.hooks) or "-") for row in plugins]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    pad: Callable[[str, int], str] = str.ljust
+    return "\n".join("  ".join([*map(pad, row[:3], widths), " ".join(row[3].split())]) for row in rows)
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else ""

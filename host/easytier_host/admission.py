@@ -1,0 +1,171 @@
+"""From a fresh tunnel to a neighbour: the handshake of either role, run over a real tunnel, within bounds.
+
+Half-open tunnels (accepted, not yet shaken hands) are capped at 64 an underlay address and 256 in all, 5 s each; more are closed at
+once and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+from urllib.parse import urlsplit
+
+import anyio
+from anyio.abc import TaskGroup
+
+from easytier_host.handshake import (
+    HANDSHAKE_TIMEOUT,
+    HandshakeError,
+    Identity,
+    Joined,
+    encode_hello,
+    judge_as_acceptor,
+    judge_as_initiator,
+)
+from easytier_host.metrics import Metrics
+from easytier_host.peer_conn import PeerConn
+from easytier_host.peers import PeerMap
+from easytier_host.tunnel.base import Tunnel
+
+logger = logging.getLogger("easytier.admission")
+
+# Ours.
+MAX_HALF_OPEN: Final = 256
+MAX_HALF_OPEN_PER_ADDRESS: Final = 64
+HELLO_REPEAT: Final = 0.3
+"""Seconds: a stock UDP listener may lose a handshake that comes right after its SACK, and never asks for another (control plane 1.5)."""
+MAX_EARLY_FRAMES: Final = 64
+"""Frames kept that arrive behind the handshake before the connection stands; later ones are dropped, as on any full queue."""
+
+
+class Admission:
+    """Makes neighbours of tunnels; `receive(conn, frames)` gets all that a neighbour sends afterwards."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        peers: PeerMap,
+        receive: Callable[[PeerConn, list[bytes]], None],
+        tasks: TaskGroup,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._identity = identity
+        self._peers = peers
+        self._receive = receive
+        self._tasks = tasks
+        self._metrics = metrics
+        self._clock = clock
+        self._half_open: Counter[str] = Counter()
+
+    def accept(self, tunnel: Tunnel) -> None:
+        """Take a tunnel that somebody else opened; its handshake goes on in a task of its own."""
+        address = urlsplit(tunnel.info.remote_url).hostname or tunnel.info.remote_url
+        inbox = _Inbox(tunnel)
+        if self._half_open[address] >= MAX_HALF_OPEN_PER_ADDRESS or self._half_open.total() >= MAX_HALF_OPEN:
+            self._metrics.tunnels_refused += 1
+            tunnel.close("too many tunnels without a handshake")
+            return
+        self._metrics.tunnels_accepted += 1
+        self._half_open[address] += 1
+        self._tasks.start_soon(self._accept, tunnel, inbox, address, name=f"accept {tunnel.info.remote_url}")
+
+    async def join(self, tunnel: Tunnel) -> PeerConn:
+        """Shake hands over a tunnel that we opened; raises `HandshakeError` and closes it when that makes no neighbour."""
+        inbox = _Inbox(tunnel)
+        self._metrics.tunnels_opened += 1
+        try:
+            with anyio.move_on_after(HANDSHAKE_TIMEOUT):
+                frame = await self._ask(tunnel, inbox)
+                return self._establish(tunnel, inbox, judge_as_initiator(self._identity, frame), is_initiator=True)
+            raise HandshakeError(f"no answer to the handshake in {HANDSHAKE_TIMEOUT:g} s")
+        except HandshakeError as error:
+            self._metrics.handshakes_refused += 1
+            tunnel.close(str(error))
+            raise
+
+    async def _ask(self, tunnel: Tunnel, inbox: _Inbox) -> bytes:
+        hello = encode_hello(self._identity)
+        while True:
+            tunnel.send([hello])
+            with anyio.move_on_after(HELLO_REPEAT if tunnel.info.scheme == "udp" else None):
+                return await inbox.first_frame()
+
+    async def _accept(self, tunnel: Tunnel, inbox: _Inbox, address: str) -> None:
+        try:
+            with anyio.move_on_after(HANDSHAKE_TIMEOUT):
+                reply, outcome = judge_as_acceptor(self._identity, await inbox.first_frame())
+                if reply is not None:
+                    tunnel.send([reply])
+                if isinstance(outcome, HandshakeError):
+                    raise outcome
+                self._establish(tunnel, inbox, outcome, is_initiator=False)
+                return
+            raise HandshakeError(f"no handshake in {HANDSHAKE_TIMEOUT:g} s")
+        except HandshakeError as error:
+            self._metrics.handshakes_refused += 1
+            logger.warning("refused %s: %s", tunnel.info.remote_url, error)
+            # The refusal is still in the tunnel's queue; a moment lets it out.
+            with anyio.move_on_after(1):
+                await tunnel.wait_writable()
+            tunnel.close(f"refused: {error}")
+        finally:
+            self._half_open[address] -= 1
+            if not self._half_open[address]:
+                del self._half_open[address]
+
+    def _establish(self, tunnel: Tunnel, inbox: _Inbox, joined: Joined, *, is_initiator: bool) -> PeerConn:
+        refusal = self._peers.refusal(joined.peer_id)
+        if refusal is not None:
+            raise HandshakeError(refusal)
+        conn = PeerConn(
+            tunnel,
+            self._identity.peer_id,
+            joined.peer_id,
+            is_foreign_relay=joined.is_foreign_relay,
+            is_initiator=is_initiator,
+            now=self._clock(),
+        )
+        tunnel.on_close = partial(self._leave, conn)
+        tunnel.on_frames = partial(self._receive, conn)
+        self._peers.add(conn)
+        if inbox.early:
+            self._receive(conn, inbox.early)
+        return conn
+
+    def _leave(self, conn: PeerConn, reason: str) -> None:
+        self._peers.remove(conn, reason)
+        conn.gone.set()
+
+
+class _Inbox:
+    """Collects what a tunnel brings before its handshake is judged."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self.early: list[bytes] = []
+        """Frames behind the first."""
+        self._first: bytes | None = None
+        self._closed: str | None = None
+        self._event = anyio.Event()
+        tunnel.on_frames = self._take
+        tunnel.on_close = self._end
+
+    async def first_frame(self) -> bytes:
+        """Wait for the first frame; raises `HandshakeError` if the tunnel ends before."""
+        await self._event.wait()
+        if self._first is None:
+            raise HandshakeError(self._closed or "closed before its handshake")
+        return self._first
+
+    def _take(self, frames: list[bytes]) -> None:
+        if self._first is None:
+            self._first, *frames = frames
+            self._event.set()
+        self.early.extend(frames[: MAX_EARLY_FRAMES - len(self.early)])
+
+    def _end(self, reason: str) -> None:
+        self._closed = reason
+        self._event.set()

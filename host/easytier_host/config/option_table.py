@@ -1,0 +1,207 @@
+"""Every option of `easytier-core`, written down once: its names, the key it sets, how its text becomes the value of that key.
+
+The parser, the environment variables and `docs/configuration.md` are all made from this table.  Names follow stock 2.6.4 (wire
+specification, configuration 11.3); `--list-plugins` and `--log-format` are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from easytier_host.config import kinds
+from easytier_host.config.kinds import BOOLEAN
+from easytier_host.config.schema import SETTINGS, Status
+
+NETWORK, NODE, TRAFFIC, SUBNETS, P2P, LOGS, PROGRAM, MISSING = (
+    "network",
+    "this node",
+    "traffic",
+    "subnets and ports",
+    "connections between peers",
+    "logs",
+    "program",
+    "known from stock, without effect in this version",
+)
+
+
+class Form(StrEnum):
+    """How an option takes its value."""
+
+    VALUE = "value"
+    SWITCH = "switch"
+    """`--x`, `--x true` or `--x false`."""
+    LIST = "list"
+    """May be repeated, and takes several values with commas between."""
+    ACTION = "action"
+    """Takes no value; has no environment variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of `easytier-core`.
+
+    `to_toml` makes of its text what the file would hold (for `Form.LIST`: of one item; a list stands for several items); it
+    raises ValueError for the user.  `key` is the setting it gives, empty for options about the program itself.
+    """
+
+    name: str
+    text: str
+    group: str
+    form: Form = Form.VALUE
+    short: str = ""
+    key: str = ""
+    to_toml: Callable[[str], Any] = str
+    has_variable: bool = True
+    status: Status = Status.USED
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable, or an empty string."""
+        named = self.has_variable and self.form is not Form.ACTION
+        return "ET_" + self.name.upper().replace("-", "_") if named else ""
+
+
+def _invert(text: str) -> bool:
+    return not kinds.switch_from_text(text)
+
+
+def _flag(
+    name: str,
+    group: str = "",
+    *,
+    option: str = "",
+    short: str = "",
+    text: str = "",
+    to_toml: Callable[[str], Any] | None = None,
+) -> Option:
+    """The option of one flag: named like it, its form and status taken from the setting."""
+    setting = SETTINGS[f"flags.{name}"]
+    return Option(
+        option or name.replace("_", "-"),
+        text or setting.text,
+        group if setting.status is Status.USED else MISSING,
+        Form.SWITCH if setting.kind is BOOLEAN else Form.VALUE,
+        short,
+        setting.key,
+        to_toml or setting.kind.from_text,
+        status=setting.status,
+    )
+
+
+def _option(
+    name: str, key: str, group: str, *, short: str = "", to_toml: Callable[[str], Any] | None = None, has_variable: bool = True
+) -> Option:
+    """The option of any other setting."""
+    setting = SETTINGS[key]
+    form = Form.LIST if setting.many else Form.SWITCH if setting.kind is BOOLEAN else Form.VALUE
+    shown_in = group if setting.status is Status.USED else MISSING
+    return Option(
+        name, setting.text, shown_in, form, short, key, to_toml or setting.kind.from_text, has_variable, setting.status
+    )
+
+
+def _program(
+    name: str, text: str, form: Form = Form.VALUE, *, short: str = "", has_variable: bool = True, status: Status = Status.USED
+) -> Option:
+    return Option(
+        name, text, PROGRAM if status is Status.USED else MISSING, form, short, has_variable=has_variable, status=status
+    )
+
+
+def _peer_from_text(text: str) -> dict[str, str]:
+    return {"uri": text}
+
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    option.name: option
+    for option in (
+        _program(
+            "config-file",
+            "configuration file; - is standard input; several files: several networks in one process",
+            Form.LIST,
+            short="c",
+        ),
+        _program("config-dir", "every *.toml file of a directory"),
+        _program("disable-env-parsing", "leave $NAME in files as it is", Form.SWITCH, has_variable=False),
+        _program("check-config", "say whether the configuration is good, and end", Form.SWITCH, has_variable=False),
+        _program("list-plugins", "show the plugins that are installed, and end", Form.ACTION),
+        _program("log-format", "text or json"),
+        _option("network-name", "network_identity.network_name", NETWORK),
+        _option("network-secret", "network_identity.network_secret", NETWORK),
+        _option("peers", "peer", NETWORK, short="p", to_toml=_peer_from_text),
+        _option("external-node", "peer", NETWORK, short="e", to_toml=_peer_from_text),
+        _option("listeners", "listeners", NETWORK, short="l", to_toml=kinds.listeners_from_text),
+        _option("mapped-listeners", "mapped_listeners", NETWORK),
+        Option("no-listener", "listen nowhere, whatever the file says", NETWORK, Form.SWITCH),
+        _option("ipv4", "ipv4", NODE, short="i"),
+        _option("ipv6", "ipv6", NODE),
+        _option("hostname", "hostname", NODE),
+        _option("instance-name", "instance_name", NODE, short="m"),
+        _flag("no_tun", NODE),
+        _flag("dev_name", NODE),
+        _flag("mtu", NODE),
+        _flag("enable_encryption", TRAFFIC, option="disable-encryption", short="u", text="send in plain", to_toml=_invert),
+        _flag("encryption_algorithm", TRAFFIC),
+        _flag("data_compress_algo", TRAFFIC, option="compression"),
+        _flag("latency_first", TRAFFIC),
+        _flag("enable_kcp_proxy", TRAFFIC),
+        _flag("disable_kcp_input", TRAFFIC),
+        _flag("disable_relay_kcp", TRAFFIC),
+        _flag("disable_relay_data", TRAFFIC),
+        _option("proxy-networks", "proxy_network", SUBNETS, short="n", to_toml=kinds.proxy_network_from_text),
+        _flag("default_protocol", P2P),
+        _flag("enable_ipv6", P2P, option="disable-ipv6", text="no IPv6 in the underlay", to_toml=_invert),
+        _flag("disable_p2p", P2P),
+        _option("console-log-level", "console_logger.level", LOGS),
+        _option("file-log-level", "file_logger.level", LOGS),
+        _option("file-log-dir", "file_logger.dir", LOGS),
+        _option("file-log-size", "file_logger.size", LOGS),
+        _option("file-log-count", "file_logger.count", LOGS),
+        _option("dhcp", "dhcp", NODE, short="d"),
+        _option("rpc-portal", "rpc_portal", NODE, short="r"),
+        _option("rpc-portal-whitelist", "rpc_portal_whitelist", NODE),
+        _option("exit-nodes", "exit_nodes", SUBNETS),
+        _option("manual-routes", "routes", SUBNETS),
+        _option("socks5", "socks5_proxy", SUBNETS, to_toml=kinds.socks5_from_text),
+        _option("port-forward", "port_forward", SUBNETS, to_toml=kinds.port_forward_from_text),
+        _option("vpn-portal", "vpn_portal_config", SUBNETS, to_toml=kinds.vpn_portal_from_text),
+        _option("tcp-whitelist", "tcp_whitelist", SUBNETS, has_variable=False),
+        _option("udp-whitelist", "udp_whitelist", SUBNETS, has_variable=False),
+        _option("stun-servers", "stun_servers", P2P),
+        _option("stun-servers-v6", "stun_servers_v6", P2P),
+        _option("ipv6-public-addr-provider", "ipv6_public_addr_provider", NODE),
+        _option("ipv6-public-addr-auto", "ipv6_public_addr_auto", NODE),
+        _option("ipv6-public-addr-prefix", "ipv6_public_addr_prefix", NODE),
+        _option("credential-file", "credential_file", NODE),
+        _program("secure-mode", "Noise handshakes", Form.SWITCH, status=Status.IGNORED),
+        _program("local-private-key", "key of secure mode", status=Status.IGNORED),
+        _program("local-public-key", "key of secure mode", status=Status.IGNORED),
+        _program("credential", "credential of secure mode", status=Status.IGNORED),
+        _program("config-server", "managed by a server", short="w", status=Status.IGNORED),
+        _program("machine-id", "name for the managing server", status=Status.IGNORED),
+        _program("daemon", "go to the background", Form.SWITCH, has_variable=False, status=Status.IGNORED),
+        _program("gen-autocomplete", "completions for a shell", has_variable=False, status=Status.IGNORED),
+        *(
+            _flag(name)
+            for name in (
+                *(
+                    "multi_thread",
+                    "multi_thread_count",
+                    "bind_device",
+                    "private_mode",
+                    "relay_network_whitelist",
+                    "relay_all_peer_rpc",
+                ),
+                *("disable_udp_hole_punching", "disable_tcp_hole_punching", "disable_sym_hole_punching", "disable_upnp"),
+                *("p2p_only", "lazy_p2p", "need_p2p", "enable_exit_node", "proxy_forward_by_system", "use_smoltcp"),
+                *("enable_quic_proxy", "disable_quic_input", "disable_relay_quic", "enable_relay_foreign_network_kcp"),
+                *("enable_relay_foreign_network_quic", "accept_dns", "tld_dns_zone", "foreign_relay_bps_limit"),
+                *("instance_recv_bps_limit", "enable_udp_broadcast_relay"),
+            )
+        ),
+    )
+}
+"""By long name."""

@@ -1,0 +1,300 @@
+"""The two loops that carry packets: `Outbound` from the device to peers, `Inbound` from tunnels to the device, to services, or onward.
+
+::
+
+    device frames -> FlowGate (hooks, claims) -> lookup per super-packet -> split -> compress? -> seal -> best tunnel
+    tunnel frames -> to us?  Data -> open -> decompress? -> FlowGate (watch) -> device, or the echo responder without one
+                     |       Ping/Pong -> its connection     RPC -> PeerRpc     types 11 and up -> plugin handlers
+                     '-> for others: forward counter + 1 -> next hop, unchanged
+
+Both loops handle lists.  What is per packet is kept to slicing, one header, one call of the cipher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from easytier_host.compress import CompressError, Compressor
+from easytier_host.crypto import Cipher, OpenError
+from easytier_host.gate import FlowGate
+from easytier_host.lookup import Lookup
+from easytier_host.metrics import Metrics
+from easytier_host.nic.base import VNET_HEADER_SIZE
+from easytier_host.nic.offload import split
+from easytier_host.packet import MAX_FORWARD_COUNTER, PEER_HEADER, PEER_HEADER_SIZE, Flag, PacketType
+from easytier_host.peer_conn import PeerConn
+from easytier_host.peers import PeerMap
+from easytier_host.tunnel.base import Tunnel
+
+_SEALED: Final = Flag.ENCRYPTED | Flag.COMPRESSED
+_DATA_TYPES: Final = frozenset(
+    {
+        PacketType.DATA,
+        PacketType.KCP_SRC,
+        PacketType.KCP_DST,
+        PacketType.QUIC_SRC,
+        PacketType.QUIC_DST,
+        PacketType.DATA_KCP_SRC_MODIFIED,
+        PacketType.DATA_QUIC_SRC_MODIFIED,
+        PacketType.FOREIGN_NETWORK,
+    }
+)
+"""Types that a relay with `disable_relay_data` does not pass on (control plane 2.3)."""
+
+PacketHandler = Callable[[int, list[bytes]], None]
+"""(sending peer, opened payloads), one call per batch and sender."""
+
+
+class Outbound:
+    """Everything that this node originates: packets of the device, payloads of plugins, RPC."""
+
+    def __init__(
+        self,
+        peer_id: int,
+        peers: PeerMap,
+        metrics: Metrics,
+        cipher: Cipher | None,
+        compressor: Compressor | None,
+        *,
+        mtu: int,
+        latency_first: bool,
+    ) -> None:
+        self.lookup: Lookup | None = None
+        self.next_hops: dict[int, int] = {}
+        """Destination peer -> neighbour, by the policy of our own packets; neighbours themselves are always direct."""
+        self.public_servers: frozenset[int] = frozenset()
+        """Peers with which RPC is in clear: relays that have no key."""
+        self._peer_id = peer_id
+        self._peers = peers
+        self._metrics = metrics
+        self._cipher = cipher
+        self._compressor = compressor
+        self._mtu = mtu
+        self._data_flags = int(Flag.LATENCY_FIRST) if latency_first else 0
+
+    def send_device_frames(self, frames: Sequence[bytes]) -> Tunnel | None:
+        """Route, segment, seal and send what the device brought; returns a congested tunnel if there is one, to be waited for."""
+        metrics = self._metrics
+        batches: dict[int, list[bytes]] = {}
+        lookup = self.lookup
+        for frame in frames:
+            first = frame[VNET_HEADER_SIZE] if len(frame) > VNET_HEADER_SIZE else 0
+            if first >> 4 == 4:
+                address = frame[26:30]
+            elif first >> 4 == 6:
+                address = frame[34:50]
+            else:
+                metrics.dropped_device += 1
+                continue
+            targets = lookup.resolve(address).peers if lookup is not None else ()
+            if not targets:
+                metrics.dropped_no_route += 1
+                continue
+            try:
+                packets = split(frame, self._mtu)
+            except ValueError:
+                metrics.dropped_device += 1
+                continue
+            for target in targets:
+                batch = batches.get(target)
+                if batch is None:
+                    batches[target] = packets if len(targets) == 1 else list(packets)
+                else:
+                    batch += packets
+        congested = None
+        for target, packets in batches.items():
+            congested = self.send(target, PacketType.DATA, packets) or congested
+        return congested
+
+    def send(self, target: int, packet_type: int, payloads: Sequence[bytes]) -> Tunnel | None:
+        """Seal and send payloads of one type to `target`; returns the tunnel if it is congested.
+
+        Without a way to `target` they are dropped and counted.
+        """
+        conn = self.connection_to(target)
+        if conn is None:
+            self._metrics.dropped_no_route += len(payloads)
+            return None
+        peer_id, cipher, compressor = self._peer_id, self._cipher, self._compressor
+        pack = PEER_HEADER.pack
+        plain_flags = self._data_flags | (Flag.ENCRYPTED if cipher is not None else 0)
+        frames = []
+        header, header_length = b"", -1
+        for payload in payloads:
+            length = len(payload)
+            packed = compressor.compress(payload) if compressor is not None else None
+            if packed is not None:
+                body = packed if cipher is None else cipher.seal(packed)
+                frames.append(pack(peer_id, target, packet_type, plain_flags | Flag.COMPRESSED, 1, 0, length) + body)
+                continue
+            if length != header_length:
+                header, header_length = pack(peer_id, target, packet_type, plain_flags, 1, 0, length), length
+            frames.append(header + (payload if cipher is None else cipher.seal(payload)))
+        return self._transmit(conn, frames)
+
+    def send_rpc(self, target: int, packet_type: PacketType, payloads: list[bytes]) -> None:
+        """Send RPC packets: sealed to peers of the network, in clear to relays of others (control plane 4.4)."""
+        conn = self.connection_to(target)
+        if conn is None:
+            self._metrics.dropped_no_route += len(payloads)
+            return
+        in_clear = self._cipher is None or target in self.public_servers or (conn.is_foreign_relay and conn.peer_id == target)
+        flags = 0 if in_clear else int(Flag.ENCRYPTED)
+        # A stock node's RPC packets pass once through its own forwarding step, so they start at 2, except with foreign relays.
+        counter = 1 if in_clear else 2
+        frames = []
+        for payload in payloads:
+            body = payload if in_clear or self._cipher is None else self._cipher.seal(payload)
+            frames.append(PEER_HEADER.pack(self._peer_id, target, packet_type, flags, counter, 0, len(payload)) + body)
+        self._transmit(conn, frames)
+
+    def connection_to(self, target: int) -> PeerConn | None:
+        """The connection that frames for `target` take: its own, else that of the next hop; None if there is no way."""
+        best = self._peers.best
+        conn = best.get(target)
+        return conn if conn is not None else best.get(self.next_hops.get(target, 0))
+
+    def _transmit(self, conn: PeerConn, frames: list[bytes]) -> Tunnel | None:
+        return transmit(conn, frames, self._metrics)
+
+
+class Inbound:
+    """Everything that tunnels bring after their handshake; `receive` is their callback."""
+
+    def __init__(
+        self,
+        peer_id: int,
+        peers: PeerMap,
+        metrics: Metrics,
+        cipher: Cipher | None,
+        clock: Callable[[], float],
+        *,
+        deliver: Callable[[list[bytes]], None],
+        rpc: Callable[[int, int, bytes, float], None],
+        flows: FlowGate,
+        disable_relay_data: bool,
+    ) -> None:
+        self.handlers: dict[int, PacketHandler] = {}
+        """Packet types that plugins take."""
+        self.next_hops_by_hops: dict[int, int] = {}
+        self.next_hops_by_latency: dict[int, int] = {}
+        self._peer_id = peer_id
+        self._peers = peers
+        self._metrics = metrics
+        self._cipher = cipher
+        self._decompress = Compressor().decompress
+        self._clock = clock
+        self._deliver = deliver
+        self._rpc = rpc
+        self._flows = flows
+        self._disable_relay_data = disable_relay_data
+
+    def receive(self, conn: PeerConn, frames: list[bytes]) -> None:
+        """Sort one batch of frames and hand each on; never raises."""
+        metrics = self._metrics
+        unpack, me = PEER_HEADER.unpack_from, self._peer_id
+        packets: list[bytes] = []
+        relayed: dict[int, list[bytes]] = {}
+        handled: dict[tuple[int, int], list[bytes]] = {}
+        size = 0
+        for frame in frames:
+            size += len(frame)
+            source, target, packet_type, flags, counter, _, length = unpack(frame)
+            if packet_type == PacketType.PING or packet_type == PacketType.PONG:
+                self._take_ping(conn, packet_type, frame)
+            elif target != me:
+                self._relay(frame, target, packet_type, flags, counter, relayed)
+            elif packet_type == PacketType.DATA:
+                payload = frame[PEER_HEADER_SIZE:]
+                if flags & _SEALED:
+                    opened = self._open(payload, flags, length)
+                    if opened is None:
+                        continue
+                    payload = opened
+                if flags & Flag.NOT_SEND_TO_TUN:
+                    metrics.dropped_unhandled += 1
+                else:
+                    packets.append(payload)
+            elif packet_type == PacketType.RPC_REQ or packet_type == PacketType.RPC_RESP:
+                opened = self._open(frame[PEER_HEADER_SIZE:], flags, length)
+                if opened is not None:
+                    metrics.control_frames += 1
+                    self._rpc(source, packet_type, opened, self._clock())
+            elif packet_type in self.handlers:
+                opened = self._open(frame[PEER_HEADER_SIZE:], flags, length)
+                if opened is not None:
+                    handled.setdefault((packet_type, source), []).append(opened)
+            else:
+                metrics.dropped_unhandled += 1
+        conn.received_frames += len(frames)
+        conn.received_bytes += size
+        metrics.received_frames += len(frames)
+        metrics.received_bytes += size
+        if packets:
+            self._flows.watch_inbound(packets)
+            self._deliver(packets)
+        for (packet_type, source), payloads in handled.items():
+            metrics.plugin_frames += len(payloads)
+            self.handlers[packet_type](source, payloads)
+        for neighbour, batch in relayed.items():
+            metrics.relayed_frames += len(batch)
+            transmit(self._peers.best[neighbour], batch, metrics)
+
+    def _open(self, payload: bytes, flags: int, length: int) -> bytes | None:
+        # Clear payloads are taken even where encryption is on: stock nodes up to 2.4 send some of theirs so (control plane 4.4).
+        try:
+            if flags & Flag.ENCRYPTED:
+                if self._cipher is None:
+                    raise OpenError("encryption is off at this node")
+                payload = self._cipher.open(payload)
+            if flags & Flag.COMPRESSED:
+                payload = self._decompress(payload, length)
+        except (OpenError, CompressError):
+            self._metrics.dropped_unsealed += 1
+            return None
+        return payload
+
+    def _take_ping(self, conn: PeerConn, packet_type: int, frame: bytes) -> None:
+        self._metrics.control_frames += 1
+        if packet_type == PacketType.PONG:
+            conn.take_pong(frame, self._clock())
+            return
+        pong = conn.answer_ping(frame)
+        if pong is not None:
+            transmit(conn, [pong], self._metrics)
+
+    def _relay(
+        self, frame: bytes, target: int, packet_type: int, flags: int, counter: int, relayed: dict[int, list[bytes]]
+    ) -> None:
+        """Queue a frame of others for its next hop, by the rules of control plane 2.3."""
+        if packet_type == PacketType.HANDSHAKE or target == 0:
+            # A repeated handshake that came after the first was used.
+            self._metrics.dropped_unhandled += 1
+            return
+        if counter > MAX_FORWARD_COUNTER or (self._disable_relay_data and packet_type in _DATA_TYPES):
+            self._metrics.dropped_relay += 1
+            return
+        by_latency = flags & Flag.LATENCY_FIRST and counter <= 2
+        if flags & Flag.LATENCY_FIRST and not by_latency:
+            flags &= ~Flag.LATENCY_FIRST
+        table = self.next_hops_by_latency if by_latency else self.next_hops_by_hops
+        neighbour = target if target in self._peers.best else table.get(target, 0)
+        if neighbour not in self._peers.best:
+            self._metrics.dropped_relay += 1
+            return
+        relayed.setdefault(neighbour, []).append(frame[:9] + bytes((flags, counter + 1)) + frame[11:])
+
+
+def transmit(conn: PeerConn, frames: list[bytes], metrics: Metrics) -> Tunnel | None:
+    """Hand frames to a connection's tunnel and count them; returns the tunnel if it is congested."""
+    tunnel = conn.tunnel
+    dropped = tunnel.dropped_frames
+    accepted = tunnel.send(frames)
+    size = sum(map(len, frames))
+    conn.sent_frames += len(frames)
+    conn.sent_bytes += size
+    metrics.sent_frames += len(frames)
+    metrics.sent_bytes += size
+    metrics.dropped_congestion += tunnel.dropped_frames - dropped
+    return None if accepted else tunnel

@@ -1,0 +1,319 @@
+"""The TCP flows that pass the network device: who talks to whom, in which state, how many bytes.  Sans-IO.
+
+The table only watches: it never changes, delays or drops a packet.  A flow's life, from its segments or, where a transport carries it, from
+the transport's reports::
+
+    TCP SYN --> Seen --> TransportSelected --> Connecting --SYN|ACK--> Connected --FIN--> HalfClosed --FIN--> Closed
+                             |                     |  RST, no answer in 130 s             | RST            RST ^
+                             '- no such peer ------+-------------> Failed                 '--------------------'
+
+Ended flows stay for 10 s, so that late segments find them.  With 16 384 flows watched, the longest ended one makes room; if none has
+ended, a new flow is carried unwatched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Literal
+
+from easytier_hooks.types import (
+    Closed,
+    Connected,
+    Counters,
+    Direction,
+    Failed,
+    FlowEvent,
+    FlowKey,
+    HalfClosed,
+    PeerInfo,
+    Seen,
+    TcpFlow,
+    TransportSelected,
+)
+
+from easytier_host.nic.base import VNET_HEADER_SIZE
+
+# Wire: RFC 9293 section 3.1.
+FIN: Final = 0x01
+SYN: Final = 0x02
+RST: Final = 0x04
+ACK: Final = 0x10
+_TCP: Final = 6
+
+# Ours, in seconds unless said.
+MAX_FLOWS: Final = 16_384
+ENDED_LINGER: Final = 10.0
+CONNECT_TIMEOUT: Final = 130.0
+"""Linux gives up on a connection after 127 s of TCP SYNs."""
+IDLE_TIMEOUT: Final = 86_400.0
+"""A flow without a segment for a day is no longer watched; one whose ends are gone leaves no other trace."""
+COUNTERS_INTERVAL: Final = 5.0
+
+
+class Flow:
+    """One watched flow; mutable, owned by the table.  `snapshot` is what others may keep."""
+
+    __slots__ = (
+        "bytes_received",
+        "bytes_sent",
+        "connected",
+        "direction",
+        "ended",
+        "ended_at",
+        "fin_destination",
+        "fin_source",
+        "held",
+        "id",
+        "key",
+        "last_seen",
+        "peer",
+        "raw_key",
+        "reason",
+        "reported_bytes",
+        "reported_by_transport",
+        "started_at",
+        "transport",
+    )
+
+    def __init__(self, flow_id: int, raw_key: bytes, key: FlowKey, direction: Direction, now: float, wall_now: float) -> None:
+        self.id = flow_id
+        self.raw_key = raw_key
+        self.key = key
+        self.direction = direction
+        self.peer: PeerInfo | None = None
+        self.started_at = wall_now
+        self.transport: str | None = None
+        self.reason = ""
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.reported_bytes = 0
+        self.reported_by_transport = False
+        """A transport carries it and says what happens; segments are not looked at."""
+        self.held = False
+        """Its TCP SYN waits for a decision; repetitions of it are dropped meanwhile."""
+        self.connected = False
+        self.fin_source = False
+        self.fin_destination = False
+        self.ended: Closed | Failed | None = None
+        self.ended_at = 0.0
+        self.last_seen = now
+
+    def snapshot(self) -> TcpFlow:
+        """The flow as it is now, as plugins see it."""
+        return TcpFlow(self.id, self.key, self.direction, self.peer, self.started_at, self.transport, self.reason)
+
+
+class FlowTable:
+    """Watches segments in batches; what happened waits in `events` until the caller takes it."""
+
+    def __init__(self, *, max_flows: int = MAX_FLOWS) -> None:
+        self.events: list[tuple[Flow, FlowEvent]] = []
+        """In the order in which they happened; the caller empties it after each batch."""
+        self.unwatched = 0
+        """Flows that the full table did not take."""
+        self._max_flows = max_flows
+        self._next_id = 1
+        self._by_segment: dict[bytes, tuple[Flow, bool]] = {}
+        """Raw key as it stands in a segment -> the flow, and whether the segment comes from its source."""
+        self._by_id: dict[int, Flow] = {}
+        self._ended: dict[int, Flow] = {}
+        self._counters_due = 0.0
+
+    def __iter__(self) -> Iterator[Flow]:
+        """All flows, oldest first, ended ones included while they linger."""
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, flow_id: int) -> Flow | None:
+        """The flow with this id, while it is in the table."""
+        return self._by_id.get(flow_id)
+
+    def find(self, raw_key: bytes) -> Flow | None:
+        """The flow whose segments carry this key, from either end."""
+        entry = self._by_segment.get(raw_key)
+        return None if entry is None else entry[0]
+
+    def look(self, packet: bytes, offset: int, now: float, wall_now: float, direction: Direction) -> Flow | None:
+        """Watch one packet or super-packet that begins at `offset`; returns its flow if this TCP SYN has just made it.
+
+        `direction` is "outbound" for what the device brought, "inbound" for what a peer sent.
+        """
+        found = segment_key(packet, offset)
+        if found is None:
+            return None
+        raw_key, tcp = found
+        flags = packet[tcp + 13]
+        entry = self._by_segment.get(raw_key)
+        if entry is None or (flags & (SYN | ACK) == SYN and entry[0].ended is not None):
+            if flags & (SYN | ACK | RST | FIN) != SYN:
+                return None
+            return self._begin(raw_key, direction, now, wall_now)
+        flow, from_source = entry
+        flow.last_seen = now
+        if flow.reported_by_transport or flow.ended is not None:
+            return None
+        size = len(packet) - tcp - (packet[tcp + 12] >> 4) * 4
+        if from_source:
+            flow.bytes_sent += size
+        else:
+            flow.bytes_received += size
+        if flags & (SYN | RST | FIN):
+            self._turn(flow, from_source, flags, now)
+        return None
+
+    def open(self, key: FlowKey, direction: Direction, peer: PeerInfo | None, now: float, wall_now: float) -> Flow | None:
+        """A flow that shows on no device, since a transport carries it from the start; None if the table is full."""
+        flow = self._begin(encode_key(key), direction, now, wall_now, on_device=False)
+        if flow is not None:
+            flow.peer = peer
+            flow.reported_by_transport = True
+        return flow
+
+    def report(self, flow: Flow, event: FlowEvent, now: float) -> bool:
+        """Apply what a transport or the selection says of a flow; False if it has ended already, which nothing follows."""
+        if flow.ended is not None:
+            return False
+        match event:
+            case TransportSelected(transport, reason, _):
+                flow.transport, flow.reason = transport, reason
+            case Connected():
+                flow.connected = True
+            case HalfClosed("source"):
+                flow.fin_source = True
+            case HalfClosed("destination"):
+                flow.fin_destination = True
+            case Counters(bytes_sent, bytes_received):
+                flow.bytes_sent, flow.bytes_received = bytes_sent, bytes_received
+            case Closed() | Failed():
+                flow.ended, flow.ended_at = event, now
+                self._ended[flow.id] = flow
+            case _:
+                pass
+        self.events.append((flow, event))
+        return True
+
+    def tick(self, now: float) -> None:
+        """Time-outs and periodic counters; to be called about once a second."""
+        for flow in list(self._ended.values()):
+            if now - flow.ended_at < ENDED_LINGER:
+                break
+            self._forget(flow)
+        counters_due = now >= self._counters_due
+        if counters_due:
+            self._counters_due = now + COUNTERS_INTERVAL
+        for flow in self:
+            if flow.ended is not None or flow.reported_by_transport:
+                continue
+            silence = now - flow.last_seen
+            if not flow.connected and silence >= CONNECT_TIMEOUT and not flow.held:
+                self.report(flow, Failed(f"no answer in {CONNECT_TIMEOUT:g} s"), now)
+            elif silence >= IDLE_TIMEOUT:
+                self.report(flow, Closed(f"no segment in {IDLE_TIMEOUT / 3600:g} h, no longer watched"), now)
+            elif counters_due and flow.bytes_sent + flow.bytes_received != flow.reported_bytes:
+                flow.reported_bytes = flow.bytes_sent + flow.bytes_received
+                self.report(flow, Counters(flow.bytes_sent, flow.bytes_received), now)
+
+    def _turn(self, flow: Flow, from_source: bool, flags: int, now: float) -> None:
+        side: Literal["source", "destination"] = "source" if from_source else "destination"
+        if flags & RST:
+            verb = "reset" if flow.connected else "refused"
+            end = Closed if flow.connected else Failed
+            self.report(flow, end(f"{verb} by the {side}"), now)
+        elif flags & SYN:
+            if flags & ACK and not from_source and not flow.connected:
+                self.report(flow, Connected(), now)
+        elif not (flow.fin_source if from_source else flow.fin_destination):
+            self.report(flow, HalfClosed(side), now)
+            if flow.fin_source and flow.fin_destination:
+                self.report(flow, Counters(flow.bytes_sent, flow.bytes_received), now)
+                self.report(flow, Closed("FIN both ways"), now)
+
+    def _begin(
+        self, raw_key: bytes, direction: Direction, now: float, wall_now: float, *, on_device: bool = True
+    ) -> Flow | None:
+        if len(self._by_id) >= self._max_flows:
+            if not self._ended:
+                self.unwatched += 1
+                return None
+            self._forget(next(iter(self._ended.values())))
+        replaced = self._by_segment.get(raw_key) if on_device else None
+        if replaced is not None:
+            self._forget(replaced[0])
+        flow = Flow(self._next_id, raw_key, decode_key(raw_key), direction, now, wall_now)
+        self._next_id += 1
+        self._by_id[flow.id] = flow
+        if on_device:
+            self._by_segment[raw_key] = flow, True
+            self._by_segment[reverse_key(raw_key)] = flow, False
+        self.events.append((flow, Seen()))
+        return flow
+
+    def _forget(self, flow: Flow) -> None:
+        del self._by_id[flow.id]
+        self._ended.pop(flow.id, None)
+        for raw_key in (flow.raw_key, reverse_key(flow.raw_key)):
+            entry = self._by_segment.get(raw_key)
+            if entry is not None and entry[0] is flow:
+                del self._by_segment[raw_key]
+
+
+def segment_key(packet: bytes, offset: int = VNET_HEADER_SIZE) -> tuple[bytes, int] | None:
+    """(addresses and ports as they stand in the packet, where the TCP header begins); None if this is no whole TCP header.
+
+    IPv6 packets with extension headers and all fragments are None too.
+    """
+    size = len(packet) - offset
+    if size < 40:
+        return None
+    first = packet[offset]
+    if first == 0x45:
+        tcp = offset + 20
+    elif first >> 4 == 4:
+        tcp = offset + (first & 15) * 4
+        if tcp < offset + 20:
+            return None
+    elif first >> 4 == 6:
+        tcp = offset + 40
+        if packet[offset + 6] != _TCP or size < 60:
+            return None
+        return packet[offset + 8 : tcp + 4], tcp
+    else:
+        return None
+    # Any fragment offset, or "more fragments": the ports are missing or the segment is not whole.
+    if packet[offset + 9] != _TCP or packet[offset + 6] & 0x3F or packet[offset + 7] or len(packet) < tcp + 20:
+        return None
+    if first == 0x45:
+        return packet[offset + 12 : tcp + 4], tcp
+    return packet[offset + 12 : offset + 20] + packet[tcp : tcp + 4], tcp
+
+
+def reverse_key(raw_key: bytes) -> bytes:
+    """The raw key of the same flow's segments the other way."""
+    half = (len(raw_key) - 4) // 2
+    return raw_key[half:-4] + raw_key[:half] + raw_key[-2:] + raw_key[-4:-2]
+
+
+def decode_key(raw_key: bytes) -> FlowKey:
+    """A raw key of 12 (IPv4) or 36 bytes (IPv6) as addresses and ports."""
+    half = (len(raw_key) - 4) // 2
+    address = IPv4Address if half == 4 else IPv6Address
+    return FlowKey(
+        address(raw_key[:half]),
+        int.from_bytes(raw_key[-4:-2], "big"),
+        address(raw_key[half:-4]),
+        int.from_bytes(raw_key[-2:], "big"),
+    )
+
+
+def encode_key(key: FlowKey) -> bytes:
+    """The raw key of a flow's segments from its source."""
+    return (
+        key.source_ip.packed
+        + key.destination_ip.packed
+        + key.source_port.to_bytes(2, "big")
+        + key.destination_port.to_bytes(2, "big")
+    )
+

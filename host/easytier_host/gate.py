@@ -1,0 +1,250 @@
+"""Where plugins meet the packets: each TCP flow of the device passes here once, to be told of, judged, and perhaps handed over.
+
+::
+
+    device frame --claimed by a transport--------------------------------------> its handler
+         |-- not a new flow, or not TCP ----------------------------------------> on, as it is
+         '-- TCP SYN of a new flow: on_tcp_flow; one candidate and nobody asks --> on
+                 else HELD: select_transport (bounded) -> Transport.open (bounded) -> the transport has claimed the flow
+                                                             '-- cannot: the SYN goes on untouched, as plain TCP
+
+A flow's decision is made once and kept.  What costs anything is done per flow; per super-packet there are two look-ups.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.services import FrameHandler, Transport
+from easytier_hooks.types import (
+    TCP,
+    Candidate,
+    Connecting,
+    Direction,
+    Failed,
+    FlowEvent,
+    FlowKey,
+    PeerInfo,
+    Selection,
+    TcpFlow,
+    TransportSelected,
+)
+
+from easytier_host.flows import Flow, FlowTable, encode_key, segment_key
+
+logger = logging.getLogger("easytier.flows")
+
+# Ours.
+OPEN_TIMEOUT: Final = 10.0
+"""Seconds that a transport may take to open a flow, whatever its own bound: the application's TCP SYN is held all the while."""
+MAX_HELD: Final = 1024
+"""Flows whose SYN is held at once; the next ones are not asked about and go by plain TCP."""
+
+
+class FlowHooks(Protocol):
+    """What the gate needs of the plugin manager."""
+
+    @property
+    def asks_for_transport(self) -> bool: ...
+
+    def notify_flow(self, flow: TcpFlow, event: FlowEvent) -> None: ...
+
+    def select_now(self, flow: TcpFlow, peer: PeerInfo | None, candidates: Sequence[Candidate]) -> Selection: ...
+
+    async def select(self, flow: TcpFlow, peer: PeerInfo | None, candidates: Sequence[Candidate]) -> Selection: ...
+
+
+class FlowGate:
+    """Watches and judges the flows of one node.
+
+    `forward` sends device frames into the overlay; `peer_for` says which peer has an address.
+    """
+
+    def __init__(
+        self,
+        table: FlowTable,
+        hooks: FlowHooks,
+        tasks: TaskGroup,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        *,
+        forward: Callable[[list[bytes]], object],
+        peer_for: Callable[[IPv4Address | IPv6Address], PeerInfo | None],
+    ) -> None:
+        self.table = table
+        self.transports: dict[str, Transport] = {}
+        self._hooks = hooks
+        self._tasks = tasks
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._forward = forward
+        self._peer_for = peer_for
+        self._claims: dict[bytes, FrameHandler] = {}
+        self._held = 0
+
+    def admit(self, frames: list[bytes]) -> list[bytes]:
+        """Sort device frames: returns those that go on into the overlay now."""
+        passed: list[bytes] = []
+        claimed: dict[bytes, list[bytes]] = {}
+        now, wall_now = self._clock(), self._wall_clock()
+        claims, look = self._claims, self.table.look
+        for frame in frames:
+            if claims:
+                found = segment_key(frame)
+                if found is not None and found[0] in claims:
+                    claimed.setdefault(found[0], []).append(frame)
+                    continue
+            flow = look(frame, 10, now, wall_now, "outbound")
+            if flow is None:
+                # A repeated TCP SYN of a flow that is still being judged; its first one is kept.
+                if self._held and self._is_held(frame):
+                    continue
+                passed.append(frame)
+            elif self._judge(flow, frame):
+                passed.append(frame)
+        self.publish()
+        for raw_key, batch in claimed.items():
+            handler = claims.get(raw_key)
+            if handler is not None:
+                self._call(handler, batch)
+        return passed
+
+    def watch_inbound(self, packets: Sequence[bytes]) -> None:
+        """Watch packets that a peer sent to this node."""
+        now, wall_now = self._clock(), self._wall_clock()
+        look = self.table.look
+        for packet in packets:
+            flow = look(packet, 0, now, wall_now, "inbound")
+            if flow is not None:
+                flow.peer = self._peer_for(flow.key.source_ip)
+                self._settle(flow, Selection(TCP, "came as plain TCP", "peer"))
+        self.publish()
+
+    def tick(self) -> None:
+        """To be called about once a second."""
+        self.table.tick(self._clock())
+        self.publish()
+
+    def publish(self) -> None:
+        """Tell the plugins what the table has noted."""
+        events = self.table.events
+        if events:
+            self.table.events = []
+            for flow, event in events:
+                self._hooks.notify_flow(flow.snapshot(), event)
+
+    def claim(self, key: FlowKey, handler: FrameHandler) -> Callable[[], None]:
+        """See `HostServices.claim`."""
+        raw_key = encode_key(key)
+        if raw_key in self._claims:
+            raise ValueError(f"{key} is claimed already")
+        self._claims[raw_key] = handler
+
+        def end() -> None:
+            if self._claims.get(raw_key) is handler:
+                del self._claims[raw_key]
+
+        return end
+
+    def open_flow(self, key: FlowKey, direction: Direction, peer: PeerInfo | None, selection: Selection) -> TcpFlow:
+        """See `HostServices.open_flow`.  With a full table the flow goes unwatched: its id is 0, which no table holds."""
+        flow = self.table.open(key, direction, peer, self._clock(), self._wall_clock())
+        if flow is None:
+            return TcpFlow(0, key, direction, peer, self._wall_clock(), selection.transport, selection.reason)
+        self._settle(flow, selection)
+        return flow.snapshot()
+
+    def report(self, flow_id: int, event: FlowEvent) -> None:
+        """See `HostServices.flow_event`."""
+        flow = self.table.get(flow_id)
+        if flow is None or not self.table.report(flow, event, self._clock()):
+            logger.debug("event %s of flow %d came after its end", type(event).__name__, flow_id)
+        self.publish()
+
+    def _is_held(self, frame: bytes) -> bool:
+        found = segment_key(frame)
+        flow = self.table.find(found[0]) if found is not None else None
+        return flow is not None and flow.held
+
+    def _judge(self, flow: Flow, frame: bytes) -> bool:
+        """Decide on a new flow; False if its SYN is held back, or goes nowhere."""
+        flow.peer = self._peer_for(flow.key.destination_ip)
+        snapshot = flow.snapshot()
+        if flow.peer is None:
+            reason = f"no peer has {flow.key.destination_ip}"
+            self._settle(flow, Selection(TCP, reason, "default"))
+            self.table.report(flow, Failed(reason), self._clock())
+            return True
+        candidates = self._candidates(snapshot)
+        nobody_asks = not self._hooks.asks_for_transport and not any(c.available for c in candidates[:-1])
+        if nobody_asks or self._held >= MAX_HELD:
+            reason = candidates[0].reason if len(candidates) > 1 else "no other transport"
+            self._settle(flow, Selection(TCP, reason, "default"))
+            return True
+        flow.held = True
+        self._held += 1
+        self._tasks.start_soon(self._decide, flow, snapshot, candidates, frame, name=f"flow {flow.id}")
+        return False
+
+    def _candidates(self, flow: TcpFlow) -> list[Candidate]:
+        """The transports' own words on a flow, plain TCP last."""
+        candidates = []
+        for name, transport in self.transports.items():
+            try:
+                candidates.append(transport.candidate(flow, flow.peer))
+            except Exception:
+                logger.exception("transport %s failed to judge flow %s", name, flow.key)
+                candidates.append(Candidate(name, available=False, reason=f"{name} failed, see the log"))
+        return [*candidates, Candidate(TCP, available=True, reason="plain TCP is always there")]
+
+    async def _decide(self, flow: Flow, snapshot: TcpFlow, candidates: list[Candidate], frame: bytes) -> None:
+        try:
+            selection = await self._hooks.select(snapshot, flow.peer, candidates)
+            self._settle(flow, selection)
+            if selection.transport != TCP:
+                refusal = await self._open(flow, frame)
+                if refusal is None:
+                    return
+                self._settle(flow, Selection(TCP, f"{selection.transport}: {refusal}", "fallback"))
+        finally:
+            flow.held = False
+            self._held -= 1
+            self.publish()
+        self._forward([frame])
+
+    async def _open(self, flow: Flow, frame: bytes) -> str | None:
+        """Let the selected transport take the flow over; returns why it could not."""
+        name = flow.transport or ""
+        flow.reported_by_transport = True
+        refusal = "failed, see the log"
+        try:
+            with anyio.fail_after(OPEN_TIMEOUT):
+                await self.transports[name].open(flow.snapshot(), frame)
+            return None
+        except TransportUnavailable as error:
+            refusal = error.reason
+        except TimeoutError:
+            refusal = f"did not open in {OPEN_TIMEOUT:g} s"
+        except Exception:
+            logger.exception("transport %s failed on flow %s", name, flow.key)
+        flow.reported_by_transport = False
+        return refusal
+
+    def _settle(self, flow: Flow, selection: Selection) -> None:
+        now = self._clock()
+        self.table.report(flow, TransportSelected(selection.transport, selection.reason, selection.chosen_by), now)
+        self.table.report(flow, Connecting(), now)
+        self.publish()
+
+    def _call(self, handler: FrameHandler, frames: list[bytes]) -> None:
+        try:
+            handler(frames)
+        except Exception:
+            logger.exception("the handler of a claimed flow failed; %d frames are lost", len(frames))
+

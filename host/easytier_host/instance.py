@@ -1,0 +1,425 @@
+"""`Node`: one running network instance, wired from all the other modules.  The only module that imports everything.
+
+::
+
+    config -> Node -> plugins (easytier_hooks)      device (nic/)  <-> gate <-> datapath <-> tunnel/  <-> neighbours
+                   -> listeners, connectors ----------------> admission -> peers       rpc/ <-> route_sync, peer_center, direct
+
+Several nodes may run in one process: nothing here is global.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+from anyio.abc import TaskGroup
+from easytier_hooks.errors import HooksError
+from easytier_hooks.manager import PluginManager
+from easytier_hooks.types import Capability, PeerCapabilities, PeerInfo
+
+from easytier_host import echo
+from easytier_host import tunnel as tunnels
+from easytier_host.admission import Admission
+from easytier_host.compress import Compressor
+from easytier_host.config.model import Config
+from easytier_host.connector import keep_connected
+from easytier_host.crypto import make_cipher, network_digest
+from easytier_host.datapath import Inbound, Outbound
+from easytier_host.direct import DirectConnector
+from easytier_host.events import EventBoard, NodeEvent
+from easytier_host.flows import FlowTable
+from easytier_host.gate import FlowGate
+from easytier_host.handshake import Identity
+from easytier_host.metrics import Metrics
+from easytier_host.nic.base import Nic, NicError
+from easytier_host.pb import common_pb2
+from easytier_host.peer_center import PeerCenter
+from easytier_host.peer_conn import PeerConn
+from easytier_host.peers import PeerMap
+from easytier_host.plugin_services import PluginServices
+from easytier_host.route import LinkState
+from easytier_host.route_records import OwnRecord, PeerRecord
+from easytier_host.route_sync import RouteSync
+from easytier_host.rpc.peer import PeerRpc
+from easytier_host.topology import Topology, capabilities_of, peer_info
+from easytier_host.tunnel.base import Listener, Tunnel, TunnelError
+from easytier_host.tunnel.url import TunnelUrl
+from easytier_host.version import EASYTIER_VERSION
+
+logger = logging.getLogger("easytier.node")
+
+# Wire: stock decides.
+ENCRYPTION_MTU_COST: Final = 20
+"""What stock takes off the device's MTU when it encrypts; the tail is in fact 28 bytes (data plane 1.1)."""
+
+# Ours, in seconds.
+PEER_TICK: Final = 0.5
+FLOW_TICK: Final = 1.0
+EXPIRE_TICK: Final = 30.0
+CONGESTION_WAIT: Final = 0.02
+"""How long a batch of the device waits for a congested tunnel, before the next one may be dropped."""
+READS_PER_TURN: Final = 8
+"""Batches of the device that are carried before other tasks get a turn."""
+
+
+class NodeError(Exception):
+    """The node could not start, or cannot go on; the message says what failed and what to do."""
+
+
+class Node:
+    """One node of one network.  Use it as an async context manager; leaving it stops everything it started.
+
+    `nic` replaces the TUN device, for tests and embedding; without it and with `no_tun` the node has none.  `plugins` replaces what the
+    configuration loads.  Entering raises `NodeError`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        nic: Nic | None = None,
+        plugins: PluginManager | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        # The upper half keeps a leaf from becoming the peer center, which is the smallest id (control plane 8.1).
+        self.peer_id = 0x8000_0000 + secrets.randbelow(0x7FFF_FFFF)
+        self.metrics = Metrics()
+        self.nic = nic
+        self.plugins = plugins
+        self.failure: str | None = None
+        """Why the node stopped by itself; None while it runs or when it was told to stop."""
+        self.tasks: TaskGroup
+        self.outbound: Outbound
+        self.inbound: Inbound
+        self.gate: FlowGate
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._events = EventBoard()
+        self._peers = PeerMap(self._on_joined, self._on_left)
+        self._listeners: list[Listener] = []
+        self._echo_waiters: dict[tuple[IPv4Address, int, int], anyio.Event] = {}
+        self._stack = AsyncExitStack()
+        self._closed = anyio.Event()
+        self._log = logging.LoggerAdapter(logger, {"instance": config.instance_name})
+
+    # What a program may ask
+
+    @property
+    def listeners(self) -> list[str]:
+        """URLs with the ports on which the node really listens."""
+        return [listener.url for listener in self._listeners]
+
+    def peers(self) -> list[PeerConn]:
+        """The connections to neighbours."""
+        return list(self._peers)
+
+    def routes(self) -> list[PeerRecord]:
+        """The records of all peers that can be reached."""
+        return self._topology.reachable_records()
+
+    def hops_to(self, peer_id: int) -> int | None:
+        """Length of the path to a peer, 1 for a neighbour; None if there is none."""
+        return self._topology.hops_to(peer_id)
+
+    def events(self) -> AsyncIterator[NodeEvent]:
+        """What happens from now on: peers and routes that come and go.  A reader that is slow misses events and is told how many."""
+        return self._events.subscribe()
+
+    def peer_for(self, ip: IPv4Address | IPv6Address) -> PeerInfo | None:
+        """The peer that has a virtual address, or offers the longest network around it."""
+        return self._topology.peer_for(ip)
+
+    def capabilities_of(self, peer_id: int) -> PeerCapabilities | None:
+        """What a peer announces that it can do; None if it is unknown."""
+        record = self._topology.record(peer_id)
+        return None if record is None else capabilities_of(record)
+
+    def next_hop_of(self, peer_id: int) -> PeerInfo | None:
+        """The neighbour that gets our frames for a peer."""
+        conn = self.outbound.connection_to(peer_id)
+        record = None if conn is None else self._topology.record(conn.peer_id)
+        return None if record is None else peer_info(record)
+
+    def interface_addresses(self) -> frozenset[IPv4Address | IPv6Address]:
+        """Addresses of this machine's interfaces, at most a minute old."""
+        return self._direct.interface_addresses
+
+    async def ping(self, address: IPv4Address, *, timeout: float = 2.0, size: int = 56) -> float:
+        """Send one ICMP echo request into the overlay and return the round trip in seconds.
+
+        Works without a device only, where nobody else takes the reply.  Raises TimeoutError, or ValueError without an own IPv4 address.
+        """
+        if self.config.ipv4 is None or self.nic is not None:
+            raise ValueError("ping needs a node with an IPv4 address and without a device")
+        key = (address, secrets.randbits(16), 1)
+        answered = self._echo_waiters[key] = anyio.Event()
+        began = self._clock()
+        try:
+            request = echo.echo_request(self.config.ipv4.ip, *key, bytes(size))
+            self.outbound.send_device_frames([bytes(10) + request])
+            with anyio.fail_after(timeout):
+                await answered.wait()
+            return self._clock() - began
+        finally:
+            del self._echo_waiters[key]
+
+    def stop(self) -> None:
+        """Make `wait_closed` return; the owner then leaves the context."""
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Return when `stop` was called or the node failed; raises `NodeError` for a failure."""
+        await self._closed.wait()
+        if self.failure is not None:
+            raise NodeError(self.failure)
+
+    # Start and stop
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        self.tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        try:
+            await self._start()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            if isinstance(error, HooksError | NicError | TunnelError):
+                raise NodeError(str(error)) from error
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        for conn in self._peers:
+            conn.tunnel.close("this node stops")
+        for listener in self._listeners:
+            listener.close()
+        if self.nic is not None:
+            self.nic.close()
+        self.tasks.cancel_scope.cancel()
+        self._events.close()
+        await self._stack.__aexit__(exc_type, exc, traceback)
+
+    async def _start(self) -> None:
+        config, flags = self.config, self.config.flags
+        cipher = make_cipher(flags.encryption_algorithm, config.network_secret, secrets.token_bytes) if flags.enable_encryption else None
+        mtu = flags.mtu - (ENCRYPTION_MTU_COST if cipher is not None else 0)
+
+        if self.plugins is None:
+            self.plugins = PluginManager(config.plugins)
+            self.plugins.load()
+        capabilities = self.plugins.capabilities()
+
+        self.outbound = Outbound(
+            self.peer_id,
+            self._peers,
+            self.metrics,
+            cipher,
+            Compressor() if flags.data_compress_algo == common_pb2.CompressionZstd else None,
+            mtu=mtu,
+            latency_first=flags.latency_first,
+        )
+        self.gate = FlowGate(
+            FlowTable(),
+            self.plugins,
+            self.tasks,
+            self._clock,
+            self._wall_clock,
+            forward=self.outbound.send_device_frames,
+            peer_for=self.peer_for,
+        )
+        self._rpc = PeerRpc(self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, secrets.randbits(62))
+        self.inbound = Inbound(
+            self.peer_id,
+            self._peers,
+            self.metrics,
+            cipher,
+            self._clock,
+            deliver=self._deliver,
+            rpc=self._rpc.receive,
+            flows=self.gate,
+            disable_relay_data=flags.disable_relay_data,
+        )
+        state = LinkState(self.peer_id, self._own_record(capabilities), partial(secrets.randbits, 64), self._clock())
+        self._topology = Topology(
+            state,
+            self._peers,
+            self.outbound,
+            self.inbound,
+            self.plugins,
+            self._events,
+            config,
+            latencies=lambda: self._center.latencies,
+        )
+        self._center = PeerCenter(
+            self.peer_id,
+            self._rpc,
+            self._clock,
+            center=self._topology.center,
+            own_latencies=self._own_latencies,
+            on_change=self._topology.changed,
+        )
+        self._sync = RouteSync(state, self._rpc, self.tasks, self._clock, self._wall_clock, self._topology.changed)
+        identity = Identity(self.peer_id, config.network_name, network_digest(config.network_name, config.network_secret))
+        self._admission = Admission(identity, self._peers, self.inbound.receive, self.tasks, self.metrics, self._clock)
+        self._direct = DirectConnector(config, self._rpc, self.tasks, self._admission, self._topology, self._peers, self._clock)
+
+        if self.nic is None and not flags.no_tun:
+            # pyroute2 and pytun are of no use, and may be missing, where there is no device.
+            from easytier_host.nic.tun import open_tun
+
+            addresses = [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
+            self.nic = await open_tun(flags.dev_name, mtu, addresses)
+        await self._stack.enter_async_context(self.plugins.running())
+        self.gate.transports.update(self.plugins.transports(partial(PluginServices, self)))
+        await self._open_doors()
+        self._direct.listeners = self.listeners
+
+        start = self.tasks.start_soon
+        start(self._topology.run, self.nic, name="topology")
+        start(self._every, PEER_TICK, lambda: self._peers.tick(self._clock()), name="peer ticker")
+        start(self._every, FLOW_TICK, self.gate.tick, name="flow ticker")
+        start(self._every, EXPIRE_TICK, partial(self._expire, state), name="expiry")
+        start(self._center.run, name="peer center")
+        start(self._direct.run, name="direct connector")
+        if self.nic is not None:
+            start(self._carry, self.nic, name="device")
+        for text in config.peers:
+            url = TunnelUrl.parse(text)
+            start(keep_connected, url, self.tasks, self._admission, self._clock, random.random, name=f"connect {url}")
+        self._log.info(
+            "peer id %d, network %s, address %s, device %s, listening on %s",
+            self.peer_id,
+            config.network_name,
+            config.ipv4 or "none",
+            self.nic.name if self.nic is not None else "none",
+            ", ".join(self.listeners) or "nothing",
+        )
+
+    def _own_record(self, capabilities: frozenset[Capability]) -> OwnRecord:
+        config, flags = self.config, self.config.flags
+        return OwnRecord(
+            inst_id=config.instance_id,
+            hostname=config.hostname,
+            ipv4=config.ipv4,
+            ipv6=config.ipv6 if flags.enable_ipv6 else None,
+            proxy_cidrs=tuple(network.mapped_cidr or network.cidr for network in config.proxy_networks),
+            easytier_version=EASYTIER_VERSION,
+            feature_flag=common_pb2.PeerFeatureFlag(
+                avoid_relay_data=flags.disable_relay_data,
+                kcp_input=Capability.KCP_INPUT in capabilities and not flags.disable_kcp_input,
+                no_relay_kcp=flags.disable_relay_kcp,
+                support_conn_list_sync=True,
+                need_p2p=flags.need_p2p,
+                disable_p2p=flags.disable_p2p,
+            ),
+        )
+
+    async def _open_doors(self) -> None:
+        for text in self.config.listeners:
+            url = TunnelUrl.parse(text)
+            listener = await tunnels.listen(url, self.tasks, self._admission.accept)
+            self._listeners.append(listener)
+            if url.host == "0.0.0.0" and self.config.flags.enable_ipv6:
+                twin = TunnelUrl(url.scheme, "::", TunnelUrl.parse(listener.url).port)
+                try:
+                    self._listeners.append(await tunnels.listen(twin, self.tasks, self._admission.accept))
+                except TunnelError as error:
+                    self._log.debug("no IPv6 listener beside %s: %s", url, error)
+
+    # What runs
+
+    async def _carry(self, nic: Nic) -> None:
+        """The way out: device to tunnels, a batch at a time."""
+        try:
+            while True:
+                await nic.wait_readable()
+                for _ in range(READS_PER_TURN):
+                    frames = nic.read_batch()
+                    if not frames:
+                        break
+                    self.metrics.device_packets += len(frames)
+                    tunnel = self.outbound.send_device_frames(self.gate.admit(frames))
+                    if tunnel is not None:
+                        await _breathe(tunnel)
+        except NicError as error:
+            self._fail(str(error))
+
+    def _deliver(self, packets: list[bytes]) -> None:
+        """The way in: opened IP packets from peers."""
+        if self.nic is not None:
+            self.metrics.delivered_packets += len(packets)
+            self.nic.write_packets(packets)
+            return
+        own = self.config.ipv4
+        for packet in packets:
+            reply = None if own is None else echo.answer(packet, own.ip)
+            if reply is not None:
+                self.outbound.send_device_frames([bytes(10) + reply])
+            elif (answered := echo.parse_reply(packet)) is None:
+                self.metrics.dropped_unhandled += 1
+                continue
+            elif answered in self._echo_waiters:
+                self._echo_waiters[answered].set()
+            self.metrics.delivered_packets += 1
+
+    async def _every(self, interval: float, action: Callable[[], object]) -> None:
+        while True:
+            await anyio.sleep(interval)
+            action()
+
+    def _expire(self, state: LinkState) -> None:
+        now = self._clock()
+        self._rpc.expire(now)
+        generation = state.generation
+        state.expire(now)
+        if state.generation != generation:
+            self._topology.changed()
+        self._sync.announce()
+
+    def _own_latencies(self) -> Mapping[int, int]:
+        return {
+            peer_id: max(1, round(conn.latency * 1000))
+            for peer_id, conn in self._peers.best.items()
+            if conn.latency is not None
+        }
+
+    def _on_joined(self, conn: PeerConn) -> None:
+        self._log.info(
+            "peer %d joined by %s%s", conn.peer_id, conn.tunnel.info.remote_url, " as a public relay" if conn.is_foreign_relay else ""
+        )
+        self._sync.add_neighbour(conn.peer_id)
+        self._topology.changed()
+        self._events.publish(NodeEvent("peer_joined", conn.peer_id, conn.tunnel.info.remote_url))
+
+    def _on_left(self, peer_id: int, reason: str) -> None:
+        self._log.info("peer %d left: %s", peer_id, reason)
+        self._sync.remove_neighbour(peer_id)
+        self._topology.changed()
+        self._events.publish(NodeEvent("peer_left", peer_id, reason))
+
+    def _fail(self, reason: str) -> None:
+        self._log.error("the node cannot go on: %s", reason)
+        self.failure = reason
+        self._closed.set()
+
+
+async def _breathe(tunnel: Tunnel) -> None:
+    """Give a congested tunnel a moment, so that the sockets of the host slow down before anything is dropped."""
+    with anyio.move_on_after(CONGESTION_WAIT):
+        await tunnel.wait_writable()
+
+

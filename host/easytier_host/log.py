@@ -1,0 +1,163 @@
+"""Logging of the node: lines for people or JSON for machines, on standard error and in a rotated file.
+
+Loggers are called `easytier.<part>`.  Who works for one instance or peer logs through `bind`, which adds both to each line.  Only
+`main` calls `configured`; a program that embeds a node sets up logging as it likes.  Secrets are never given to a logger; a filter
+would be too late.  Host names and the like come from peers, so control characters in a message are written as escapes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Final, TextIO, TypeAlias
+
+from easytier_host.config.model import FileLog
+
+TRACE: Final = 5
+LEVELS: Final[Mapping[str, int]] = {
+    "off": logging.CRITICAL + 10,
+    "error": logging.ERROR,
+    "warn": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+    "trace": TRACE,
+}
+MEGABYTE: Final = 1_000_000
+MAX_LIMITED_KEYS: Final = 256
+"""Ours: reasons for drops are a few dozen; a key from the wire must not grow the table."""
+
+_FIELDS: Final = ("instance", "peer")
+_LEVEL_NAMES: Final = {level: name.upper() for name, level in LEVELS.items()}
+_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+AnyLogger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
+
+
+class _Bound(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+def bind(logger: AnyLogger, *, instance: str | None = None, peer: int | None = None) -> logging.LoggerAdapter[logging.Logger]:
+    """A logger that adds these to what `logger` adds already."""
+    known: dict[str, object] = {}
+    while isinstance(logger, logging.LoggerAdapter):
+        known = {**(logger.extra or {}), **known}
+        logger = logger.logger
+    given = {"instance": instance, "peer": peer}
+    return _Bound(logger, known | {name: value for name, value in given.items() if value is not None})
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-11-22T17:15:04.123Z WARN  peers [a] peer 42: message`; a traceback follows on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        instance, peer = (getattr(record, name, None) for name in _FIELDS)
+        where = (
+            record.name.removeprefix("easytier.") + (f" [{instance}]" if instance else "") + (f" peer {peer}" if peer else "")
+        )
+        level = _LEVEL_NAMES.get(record.levelno, record.levelname)
+        line = f"{_timestamp(record)} {level:<5} " + f"{where}: {record.getMessage()}".translate(_ESCAPES)
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message and, where known, instance, peer and exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = _LEVEL_NAMES.get(record.levelno, record.levelname).lower()
+        line: dict[str, object] = {"time": _timestamp(record), "level": level, "logger": record.name}
+        line |= {name: value for name in _FIELDS if (value := getattr(record, name, None)) is not None}
+        line["message"] = record.getMessage()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.created * 1000) % 1000:03d}Z"
+
+
+def _is_ours_or_serious(record: logging.LogRecord) -> bool:
+    """Whether a line is the node's, a plugin's of this project, or a warning of a library."""
+    return record.name.startswith("easytier") or record.levelno >= logging.WARNING
+
+
+@contextmanager
+def configured(
+    console_level: str = "info", file: FileLog | None = None, *, log_format: str = "text", stream: TextIO | None = None
+) -> Iterator[None]:
+    """Log to `stream` (standard error if None) and to `file` while entered.
+
+    Levels are the keys of `LEVELS`, `log_format` is `text` or `json`.  Raises OSError if the file or its directory cannot be made.
+    """
+    handlers: list[logging.Handler] = []
+    if console_level != "off":
+        handlers.append(_levelled(logging.StreamHandler(stream or sys.stderr), console_level))
+    if file is not None and file.level not in ("", "off"):
+        path = Path(file.dir) / file.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rotating = RotatingFileHandler(
+            path, maxBytes=file.size * MEGABYTE, backupCount=file.count, encoding="utf-8", errors="replace"
+        )
+        handlers.append(_levelled(rotating, file.level))
+    formatter = JsonFormatter() if log_format == "json" else TextFormatter()
+    root = logging.getLogger()
+    level_before = root.level
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        handler.addFilter(_is_ours_or_serious)
+        root.addHandler(handler)
+    root.setLevel(min((handler.level for handler in handlers), default=LEVELS["off"]))
+    try:
+        yield
+    finally:
+        root.setLevel(level_before)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def _levelled(handler: logging.Handler, level: str) -> logging.Handler:
+    handler.setLevel(LEVELS[level])
+    return handler
+
+
+class RateLimitedLogger:
+    """At most one line in `interval` seconds for each key, for what a peer can cause at any rate.
+
+    The lines held back are counted, and the number stands in the next line of that key.  Of more than 256 keys the one that came up
+    longest ago is forgotten.
+    """
+
+    def __init__(self, logger: AnyLogger, clock: Callable[[], float], interval: float = 10.0) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._interval = interval
+        self._keys: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
+        """When a key may log again (by `clock`), and how many lines it has held back."""
+
+    def log(self, level: int, key: Hashable, message: str, *args: object) -> bool:
+        """Log, or count; returns whether there was a line."""
+        now = self._clock()
+        again, held_back = self._keys.get(key, (now, 0))
+        if now < again:
+            self._keys[key] = (again, held_back + 1)
+            self._keys.move_to_end(key)
+            return False
+        self._keys[key] = (now + self._interval, 0)
+        self._keys.move_to_end(key)
+        if len(self._keys) > MAX_LIMITED_KEYS:
+            self._keys.popitem(last=False)
+        if held_back:
+            message, args = message + " (and %d more like it)", (*args, held_back)
+        self._logger.log(level, message, *args)
+        return True

@@ -1,0 +1,147 @@
+"""The command `easytier-core`: reads the configuration, runs a node for each network until a signal, and says in its exit status why
+it ended.
+
+0: ended as asked.  1: the configuration is wrong, or a node could not start; each fault is a line on standard error.  2: wrong usage.
+Everything heavy is imported only once it is needed, so that `--help` and a wrong option answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from easytier_host.config import Config, ConfigError, Loaded, load
+from easytier_host.config.options import PROGRAM_NAME, Options, parse
+
+if TYPE_CHECKING:
+    from anyio import CancelScope
+    from anyio.abc import TaskStatus
+
+logger = logging.getLogger("easytier.main")
+
+OK: Final = 0
+FAILED: Final = 1
+
+
+def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.environ) -> int:
+    """Run the command; returns its exit status, or raises SystemExit for wrong usage, --help and --version."""
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv, environ)
+        loaded = load(options, environ=environ)
+        if options.list_plugins:
+            return _list_plugins(loaded.configs, environ)
+        if options.check_config:
+            return _check_plugins(loaded, environ)
+        return _run(loaded, options)
+    except ConfigError as error:
+        return _fail(*error.problems)
+
+
+def _fail(*problems: str) -> int:
+    for problem in problems:
+        print(f"{PROGRAM_NAME}: {problem}", file=sys.stderr)
+    return FAILED
+
+
+def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:
+    from easytier_hooks.errors import HooksError
+    from easytier_hooks.loading import listing
+    from easytier_hooks.manager import PluginManager
+
+    wanted = {name: setting for config in configs for name, setting in config.plugins.items()}
+    manager = PluginManager(wanted, environ=environ)
+    try:
+        manager.load(strict=False)
+    except HooksError as error:
+        return _fail(str(error))
+    print(listing(manager.describe()))
+    return OK
+
+
+def _check_plugins(loaded: Loaded, environ: Mapping[str, str]) -> int:
+    from easytier_hooks.errors import HooksError
+    from easytier_hooks.manager import PluginManager
+
+    for warning in loaded.warnings:
+        print(f"{PROGRAM_NAME}: warning: {warning}", file=sys.stderr)
+    try:
+        for config in loaded.configs:
+            PluginManager(config.plugins, environ=environ).load()
+    except HooksError as error:
+        return _fail(str(error))
+    print(
+        "ok: " + ", ".join(f'instance "{config.instance_name}" in network "{config.network_name}"' for config in loaded.configs)
+    )
+    return OK
+
+
+def _run(loaded: Loaded, options: Options) -> int:
+    import anyio
+
+    from easytier_hooks.errors import HooksError
+    from easytier_host.instance import NodeError
+    from easytier_host.log import configured
+
+    first = loaded.configs[0]
+    try:
+        log = configured(first.console_log_level, first.file_log, log_format=options.log_format)
+        log.__enter__()
+    except OSError as fault:
+        return _fail(f"log file in {first.file_log.dir}: {fault.strerror}")
+    status = OK
+    try:
+        for warning in loaded.warnings:
+            logger.warning("%s", warning)
+        anyio.run(_run_nodes, loaded.configs)
+    except* (NodeError, HooksError) as group:
+        status = _fail(*map(str, _leaves(group)))
+    finally:
+        log.__exit__(None, None, None)
+    return status
+
+
+async def _run_nodes(configs: Sequence[Config]) -> None:
+    """Run all nodes until they have closed or a signal comes; the first that fails ends the others."""
+    import anyio
+
+    async with anyio.create_task_group() as group:
+        await group.start(_cancel_on_signal, group.cancel_scope)
+        async with anyio.create_task_group() as nodes:
+            for config in configs:
+                nodes.start_soon(_run_node, config, name=f"instance {config.instance_name}")
+        group.cancel_scope.cancel()
+
+
+async def _run_node(config: Config) -> None:
+    from easytier_host.instance import Node
+
+    async with Node(config) as node:
+        await node.wait_closed()
+
+
+async def _cancel_on_signal(scope: CancelScope, *, task_status: TaskStatus[None]) -> None:
+    import anyio
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            logger.info("stopping: %s", signal.Signals(number).name)
+            break
+    # The handlers are gone: a second signal ends the process whatever a node still does.
+    scope.cancel()
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Counters of one node: plain integers, added up from the start, read by monitors and tests.
+
+Every field counts since the node was made and only grows.  Invariant: each frame that a tunnel delivered is counted in exactly one of
+`delivered_packets` (Data for us), `relayed_frames`, `control_frames`, `plugin_frames` or one of the `dropped_*` fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Counters of the data path, the control plane and the doors."""
+
+    received_frames: int = 0
+    """Frames that tunnels delivered after their handshake."""
+    received_bytes: int = 0
+    """Their bytes, peer headers included."""
+    sent_frames: int = 0
+    """Frames handed to tunnels, relayed ones included."""
+    sent_bytes: int = 0
+    """Their bytes, peer headers included."""
+
+    device_packets: int = 0
+    """Packets and super-packets read from the network device."""
+    delivered_packets: int = 0
+    """IP packets from peers that were handed to the network device, or answered by this node without one."""
+    relayed_frames: int = 0
+    """Frames of other peers passed on."""
+    control_frames: int = 0
+    """Ping, Pong and RPC frames for this node."""
+    plugin_frames: int = 0
+    """Frames handed to a plugin's handler."""
+
+    dropped_malformed: int = 0
+    """Frames shorter than a header, of a forbidden type, or with a broken IP packet inside."""
+    dropped_unsealed: int = 0
+    """Frames that could not be opened: wrong key, broken tail, encryption off here, or not decompressed."""
+    dropped_unhandled: int = 0
+    """Frames for this node of a type that nobody here takes."""
+    dropped_relay: int = 0
+    """Frames of others not passed on: no next hop, too many hops, or relaying of data disabled."""
+    dropped_no_route: int = 0
+    """Packets from the device whose destination no peer has."""
+    dropped_device: int = 0
+    """Packets from the device that are no IP, or could not be segmented."""
+    dropped_congestion: int = 0
+    """Frames that a tunnel's full queue refused."""
+
+    rpc_requests_served: int = 0
+    rpc_requests_refused: int = 0
+    """Requests answered with an error: service or method not offered, undecodable, or failed."""
+    rpc_calls: int = 0
+    rpc_calls_failed: int = 0
+    """Calls of ours that ended in an error or a time-out."""
+    dropped_rpc: int = 0
+    """RPC packets that did not decode, claimed another sender, or did not fit the reassembly buffer."""
+
+    tunnels_accepted: int = 0
+    tunnels_opened: int = 0
+    handshakes_refused: int = 0
+    """Handshakes that ended without a peer: wrong network, wrong secret, garbage, or time-out."""
+    tunnels_refused: int = 0
+    """Tunnels closed before their handshake because too many were half open."""
+
+    def as_dict(self) -> dict[str, int]:
+        """All counters by name."""
+        return asdict(self)

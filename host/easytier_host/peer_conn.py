@@ -1,0 +1,119 @@
+"""A tunnel after its handshake: its neighbour, its pings, its latency, and when it counts as dead (control plane 5).
+
+No task of its own: the node's ticker calls `tick` twice a second, the data path hands Ping and Pong frames in.  State::
+
+    alive --8 pings unanswered and 7 s without any frame--> dead (the caller closes the tunnel)
+      ^------------- any frame from the neighbour ---------|
+
+Stock counts five lost pings; on a line with 10 % loss each way an idle connection would then be torn down about once an hour.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import Final
+
+import anyio
+
+from easytier_host.packet import PEER_HEADER, PEER_HEADER_SIZE, PacketType
+from easytier_host.tunnel.base import Tunnel
+
+_SEQUENCE: Final = struct.Struct("<I")
+
+# Ours.
+PING_INTERVAL: Final = 2.0
+"""Seconds between pings while they are answered; a stock node pings every 1 to 32 s."""
+PING_TIMEOUT: Final = 2.0
+"""Seconds after which a ping counts as lost, as in stock."""
+SUSPECT_PING_INTERVAL: Final = 0.5
+"""Seconds between pings after a loss, so that a dead neighbour is known early and a lossy line is not taken for one."""
+DEAD_AFTER_PINGS: Final = 8
+DEAD_AFTER_SILENCE: Final = 7.0
+"""Seconds; a stock node drops a vanished UDP neighbour after 8 to 9."""
+MAX_PONGS_PER_SECOND: Final = 100
+LATENCY_SAMPLES: Final = 15
+LOSS_SAMPLES: Final = 100
+
+
+class PeerConn:
+    """One connection to a neighbour.  Times are monotonic seconds."""
+
+    def __init__(self, tunnel: Tunnel, my_peer_id: int, peer_id: int, *, is_foreign_relay: bool, is_initiator: bool, now: float) -> None:
+        self.tunnel = tunnel
+        self.peer_id = peer_id
+        self.is_foreign_relay = is_foreign_relay
+        """The neighbour serves our network from another one: RPC with it is in clear (control plane 7.9)."""
+        self.is_initiator = is_initiator
+        self.opened_at = now
+        self.gone = anyio.Event()
+        """Set when the tunnel has closed, whoever closed it."""
+        self.received_frames = 0
+        self.received_bytes = 0
+        self.sent_frames = 0
+        self.sent_bytes = 0
+        self._my_peer_id = my_peer_id
+        self._sequence = 0
+        self._pending: dict[int, float] = {}
+        self._unanswered = 0
+        self._next_ping_at = now
+        self._last_received_at = now
+        self._frames_at_last_tick = 0
+        self._round_trips: deque[float] = deque(maxlen=LATENCY_SAMPLES)
+        self._outcomes: deque[bool] = deque(maxlen=LOSS_SAMPLES)
+        self._pong_allowance = MAX_PONGS_PER_SECOND
+
+    @property
+    def latency(self) -> float | None:
+        """Mean of the last 15 round trips in seconds; None before the first."""
+        return sum(self._round_trips) / len(self._round_trips) if self._round_trips else None
+
+    @property
+    def loss(self) -> float:
+        """Share of the last 100 pings that were lost, 0 to 1."""
+        return self._outcomes.count(False) / len(self._outcomes) if self._outcomes else 0.0
+
+    def tick(self, now: float) -> bytes | None:
+        """Settle overdue pings; returns a Ping frame when one is due.  To be called about twice a second."""
+        self._pong_allowance = MAX_PONGS_PER_SECOND
+        if self.received_frames != self._frames_at_last_tick:
+            self._frames_at_last_tick = self.received_frames
+            self._last_received_at = now
+            self._unanswered = 0
+        for sequence in [number for number, sent_at in self._pending.items() if now - sent_at >= PING_TIMEOUT]:
+            del self._pending[sequence]
+            self._outcomes.append(False)
+            self._next_ping_at = min(self._next_ping_at, now)
+        if now < self._next_ping_at:
+            return None
+        suspect = self._unanswered > 0
+        self._next_ping_at = now + (SUSPECT_PING_INTERVAL if suspect else PING_INTERVAL)
+        self._unanswered += 1
+        sequence = self._sequence
+        self._sequence = (sequence + 1) & 0xFFFF_FFFF
+        self._pending[sequence] = now
+        return PEER_HEADER.pack(self._my_peer_id, self.peer_id, PacketType.PING, 0, 1, 0, _SEQUENCE.size) + _SEQUENCE.pack(sequence)
+
+    def is_dead(self, now: float) -> bool:
+        """True once the neighbour has been silent for too long."""
+        return self._unanswered > DEAD_AFTER_PINGS and now - self._last_received_at >= DEAD_AFTER_SILENCE
+
+    def answer_ping(self, frame: bytes) -> bytes | None:
+        """The Pong to a Ping: the whole frame with another type; None when the neighbour asks too often or too briefly.
+
+        A Pong with fewer than four bytes of payload would end a stock daemon, so a shorter Ping gets none.
+        """
+        if len(frame) < PEER_HEADER_SIZE + _SEQUENCE.size or self._pong_allowance == 0:
+            return None
+        self._pong_allowance -= 1
+        return b"".join((frame[:8], bytes([PacketType.PONG]), frame[9:]))
+
+    def take_pong(self, frame: bytes, now: float) -> None:
+        """Note the answer to one of our pings; anything else is ignored."""
+        if len(frame) < PEER_HEADER_SIZE + _SEQUENCE.size:
+            return
+        (sequence,) = _SEQUENCE.unpack_from(frame, PEER_HEADER_SIZE)
+        sent_at = self._pending.pop(sequence, None)
+        if sent_at is not None:
+            self._round_trips.append(now - sent_at)
+            self._outcomes.append(True)

@@ -1,0 +1,99 @@
+"""All connections of the node to its neighbours, by peer id, and the best one of each.
+
+A neighbour may have several connections; frames take the one with the least latency.  Callbacks tell the layers above when a neighbour
+appears with its first connection or goes with its last.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from easytier_host.peer_conn import PeerConn
+
+logger = logging.getLogger("easytier.peers")
+
+# Ours.
+MAX_CONNECTIONS_PER_PEER: Final = 8
+MAX_CONNECTIONS: Final = 1024
+
+
+class PeerMap:
+    """Connections by neighbour.  `best` maps a neighbour's peer id to the connection that frames take."""
+
+    def __init__(self, on_joined: Callable[[PeerConn], None], on_left: Callable[[int, str], None]) -> None:
+        self.best: dict[int, PeerConn] = {}
+        self._connections: dict[int, list[PeerConn]] = {}
+        self._count = 0
+        self._on_joined = on_joined
+        self._on_left = on_left
+
+    def __iter__(self) -> Iterator[PeerConn]:
+        """All connections, in no particular order; safe against changes while iterating."""
+        return iter([conn for connections in self._connections.values() for conn in connections])
+
+    def neighbours(self) -> frozenset[int]:
+        """Peer ids with at least one connection."""
+        return frozenset(self._connections)
+
+    def connections(self, peer_id: int) -> list[PeerConn]:
+        """The connections of one neighbour, oldest first."""
+        return list(self._connections.get(peer_id, ()))
+
+    def refusal(self, peer_id: int) -> str | None:
+        """Why one more connection to `peer_id` cannot be kept, or None if it can."""
+        if len(self._connections.get(peer_id, ())) >= MAX_CONNECTIONS_PER_PEER:
+            return f"peer {peer_id} has {MAX_CONNECTIONS_PER_PEER} connections already"
+        if self._count >= MAX_CONNECTIONS:
+            return f"this node has {MAX_CONNECTIONS} connections already"
+        return None
+
+    def add(self, conn: PeerConn) -> None:
+        """Keep `conn`; the caller has asked `refusal` first."""
+        connections = self._connections.setdefault(conn.peer_id, [])
+        connections.append(conn)
+        self._count += 1
+        self._elect(conn.peer_id)
+        if len(connections) == 1:
+            self._on_joined(conn)
+
+    def remove(self, conn: PeerConn, reason: str) -> None:
+        """Forget `conn`, which is closed; unknown ones are ignored."""
+        connections = self._connections.get(conn.peer_id)
+        if connections is None or conn not in connections:
+            return
+        connections.remove(conn)
+        self._count -= 1
+        if connections:
+            self._elect(conn.peer_id)
+            return
+        del self._connections[conn.peer_id]
+        del self.best[conn.peer_id]
+        self._on_left(conn.peer_id, reason)
+
+    def tick(self, now: float) -> None:
+        """Send due pings, close dead connections, choose the best of each neighbour anew."""
+        for conn in self:
+            ping = conn.tick(now)
+            if conn.is_dead(now):
+                conn.tunnel.close("no answer to pings")
+            elif ping is not None:
+                conn.sent_frames += 1
+                conn.sent_bytes += len(ping)
+                conn.tunnel.send([ping])
+        for peer_id in self._connections:
+            self._elect(peer_id)
+
+    def _elect(self, peer_id: int) -> None:
+        connections = self._connections[peer_id]
+        best = min(connections, key=_latency)
+        current = self.best.get(peer_id)
+        # A change of connection may reorder the frames of a flow, so it takes a clear gain.
+        if current not in connections or _latency(best) < _latency(current) * 0.75 - 0.001:
+            self.best[peer_id] = best
+
+
+def _latency(conn: PeerConn) -> float:
+    latency = conn.latency
+    return float("inf") if latency is None else latency

@@ -1,0 +1,117 @@
+"""What a plugin gets in its hand: `easytier_hooks.HostServices` over one node, with the plugin's own options and logger.
+
+Nothing is decided here: each method asks the part of the node whose business it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio.abc import TaskGroup
+from easytier_hooks.services import FrameHandler, PacketHandler
+from easytier_hooks.types import Direction, FlowEvent, FlowKey, IPAddress, PeerCapabilities, PeerInfo, Selection, TcpFlow
+
+from easytier_host.packet import PacketType
+
+if TYPE_CHECKING:
+    from easytier_host.instance import Node
+
+# Ours.
+OPEN_TYPES: Final = frozenset({PacketType.KCP_SRC, PacketType.KCP_DST, PacketType.QUIC_SRC, PacketType.QUIC_DST})
+"""Packet types that a plugin may send and take."""
+WRITABLE_TIMEOUT: Final = 1.0
+"""Seconds, the longest that `wait_writable` takes."""
+
+
+class PluginServices:
+    """The services of one node for one plugin."""
+
+    def __init__(self, node: Node, plugin: str, options: Mapping[str, object]) -> None:
+        self._node = node
+        self._plugin = plugin
+        self._options = options
+        self._logger = logging.getLogger(f"easytier.plugin.{plugin}")
+
+    @property
+    def peer_id(self) -> int:
+        return self._node.peer_id
+
+    @property
+    def addresses(self) -> Sequence[IPAddress]:
+        config = self._node.config
+        return [interface.ip for interface in (config.ipv4, config.ipv6) if interface is not None]
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        return self._options
+
+    @property
+    def logger(self) -> logging.Logger:
+        return self._logger
+
+    @property
+    def task_group(self) -> TaskGroup:
+        return self._node.tasks
+
+    def is_own_address(self, ip: IPAddress) -> bool:
+        return ip in self.addresses or ip in self._node.interface_addresses()
+
+    def peer_for(self, ip: IPAddress) -> PeerInfo | None:
+        return self._node.peer_for(ip)
+
+    def capabilities_of(self, peer_id: int) -> PeerCapabilities | None:
+        return self._node.capabilities_of(peer_id)
+
+    def next_hop_of(self, peer_id: int) -> PeerInfo | None:
+        return self._node.next_hop_of(peer_id)
+
+    def send(self, peer_id: int, packet_type: int, payloads: Sequence[bytes]) -> bool:
+        if packet_type not in OPEN_TYPES:
+            raise ValueError(f"packet type {packet_type} is not open to plugins")
+        outbound = self._node.outbound
+        conn = outbound.connection_to(peer_id)
+        if conn is not None and conn.tunnel.congested:
+            return False
+        outbound.send(peer_id, packet_type, payloads)
+        return True
+
+    async def wait_writable(self, peer_id: int) -> None:
+        conn = self._node.outbound.connection_to(peer_id)
+        if conn is not None:
+            with anyio.move_on_after(WRITABLE_TIMEOUT):
+                await conn.tunnel.wait_writable()
+
+    def handle(self, packet_type: int, handler: PacketHandler) -> None:
+        handlers = self._node.inbound.handlers
+        if packet_type not in OPEN_TYPES:
+            raise ValueError(f"packet type {packet_type} is not open to plugins")
+        if packet_type in handlers:
+            raise ValueError(f"packet type {packet_type} has a handler already")
+
+        def guarded(from_peer: int, payloads: list[bytes]) -> None:
+            try:
+                handler(from_peer, payloads)
+            except Exception:
+                self._logger.exception("plugin %s: its handler of packet type %d failed", self._plugin, packet_type)
+
+        handlers[packet_type] = guarded
+
+    def write_device(self, frames: Sequence[bytes]) -> None:
+        if self._node.nic is not None:
+            self._node.nic.write_frames(frames)
+
+    def write_packets(self, packets: Sequence[bytes]) -> None:
+        if self._node.nic is not None:
+            self._node.nic.write_packets(packets)
+
+    def claim(self, key: FlowKey, handler: FrameHandler) -> Callable[[], None]:
+        return self._node.gate.claim(key, handler)
+
+    def open_flow(self, key: FlowKey, direction: Direction, peer: PeerInfo | None, transport: str, reason: str) -> TcpFlow:
+        return self._node.gate.open_flow(key, direction, peer, Selection(transport, reason, self._plugin))
+
+    def flow_event(self, flow: TcpFlow, event: FlowEvent) -> None:
+        self._node.gate.report(flow.id, event)

@@ -1,0 +1,416 @@
+"""The route protocol: versioned records of all nodes, and who lacks which of them.
+
+A link-state protocol.  Each node publishes a record about itself and the list of its neighbours ("connection info"), both with
+a version that only grows.  Nodes flood what is new to their neighbours in SyncRouteInfo calls, and each computes its own next
+hops.
+
+`LinkState` is sans-IO: it has no socket, clock or randomness of its own.  Four things move it: `update_own`, the neighbours
+that come and go, `handle_request` and `on_response`, and `expire`.  Two things drain it: `build_request` says what to send,
+`generation` when to compute next hops anew.  `route_sync` drives it.  Format and rules: wire specification, control plane
+section 7.
+
+A session belongs to a neighbour for as long as it stays connected.  It remembers which versions the neighbour has: those it
+sent and those it took from us.  If the neighbour's session id changes, it has forgotten everything and gets it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from easytier_host.pb import peer_rpc_pb2
+from easytier_host.route_records import (
+    MAX_NEIGHBOURS,
+    OwnRecord,
+    PeerRecord,
+    Versioned,
+    decode_bitmap,
+    decode_peer_list,
+    decode_record,
+    encode_bitmap,
+    encode_record,
+    may_pass_on,
+)
+
+# Wire constants, in seconds (control plane 7.4 and 7.8).
+RENEWAL_INTERVAL: Final = 3600.0
+"""Our record gets a new version this often, or others forget us."""
+RECORD_LIFETIME: Final = 3660.0
+"""A record that was not renewed for so long is forgotten."""
+UNREACHABLE_LIFETIME: Final = 90.0
+"""The same for a record of a peer to which no path leads."""
+
+# Ours.
+MAX_RECORDS: Final = 4096
+"""Peers we keep records of, and peers we keep connection info of; more are refused and counted."""
+MAX_RECORD_SIZE: Final = 4096
+"""Bytes of one record; stock's have about 100, and room is left for some 200 CIDRs."""
+MAX_REQUEST_RECORDS_SIZE: Final = 256 * 1024
+"""Bytes of records in one request, a quarter of what a call may have; the rest follows in the next."""
+MAX_BITMAP_PEERS: Final = 2 * MAX_NEIGHBOURS
+"""Peers in one matrix, 0.5 MiB; rows that do not fit follow in the next request.  The longest row fits alone."""
+
+_LAST_VERSION: Final = 0xFFFF_FFFF
+
+
+class RouteError(Exception):
+    """A neighbour's request cannot be honoured: it has no session, or speaks for somebody else."""
+
+
+@dataclass(slots=True)
+class RouteCounters:
+    """What came in and was not taken, since the start."""
+
+    records_refused: int = 0
+    """Records without peer id, too large, or one too many."""
+    conn_info_refused: int = 0
+    """Matrices too short for their peers, and rows of one peer too many."""
+    own_id_claimed: int = 0
+    """Records under our peer id that are not ours, and answers that call our id a duplicate: another node uses it."""
+    syncs_failed: int = 0
+    """Requests of ours that were refused or not answered."""
+
+
+@dataclass(slots=True)
+class _Record:
+    message: peer_rpc_pb2.RoutePeerInfo
+    view: PeerRecord
+    size: int
+    may_pass_on: bool
+    last_reachable: float
+
+
+@dataclass(slots=True)
+class _ConnInfo:
+    version: int
+    neighbours: frozenset[int]
+    received: float
+
+
+@dataclass(slots=True)
+class _Session:
+    session_id: int
+    their_session_id: int | None = None
+    records: dict[int, int] = field(default_factory=dict)
+    """Version of each record that the neighbour has."""
+    conns: dict[int, int] = field(default_factory=dict)
+    """Version of each peer's connection info that the neighbour has."""
+
+    def forget(self) -> None:
+        self.records.clear()
+        self.conns.clear()
+
+    def meet(self, their_session_id: int) -> None:
+        if self.their_session_id not in (None, their_session_id):
+            self.forget()
+        self.their_session_id = their_session_id
+
+
+class LinkState:
+    """All that one node knows of its network.
+
+    `random_u64` gives session ids and the route id, which lets others tell two nodes with one peer id apart.  `now` is seconds,
+    monotonic, wherever it appears; `wall_now` is seconds since 1970.
+    """
+
+    def __init__(self, peer_id: int, own: OwnRecord, random_u64: Callable[[], int], now: float) -> None:
+        self.peer_id = peer_id
+        self.counters = RouteCounters()
+        self._own = own
+        self._own_version = 1
+        self._own_renewed = now
+        self._route_id = random_u64()
+        self._random_u64 = random_u64
+        self._neighbours: frozenset[int] = frozenset()
+        self._conn_version = 1
+        self._sessions: dict[int, _Session] = {}
+        self._records: dict[int, _Record] = {}
+        self._conns: dict[int, _ConnInfo] = {}
+        self._generation = 0
+        self._reachable: frozenset[int] = frozenset()
+        self._unreachable: frozenset[int] = frozenset()
+        self._searched_generation = 0
+
+    # What we know
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever a record, a connection or our own record says something else than before."""
+        return self._generation
+
+    @property
+    def own(self) -> OwnRecord:
+        """What we tell about ourselves."""
+        return self._own
+
+    @property
+    def neighbours(self) -> frozenset[int]:
+        """The peers that have a connection to us."""
+        return self._neighbours
+
+    def peers(self) -> list[PeerRecord]:
+        """The records of all other peers, reachable or not."""
+        return [record.view for record in self._records.values()]
+
+    def message(self, peer_id: int) -> peer_rpc_pb2.RoutePeerInfo | None:
+        """A peer's record as it came, with what this version does not know; do not change it.  None if there is none."""
+        record = self._records.get(peer_id)
+        return record.message if record is not None else None
+
+    def connections(self) -> dict[int, frozenset[int]]:
+        """The neighbours that each other peer announced."""
+        return {peer_id: conn.neighbours for peer_id, conn in self._conns.items()}
+
+    def reachable(self) -> frozenset[int]:
+        """The peers with a record to which announced connections lead from us."""
+        if self._searched_generation != self._generation:
+            self._searched_generation = self._generation
+            self._reachable = self._search()
+            # While a peer was out of reach, others may have forgotten it sooner than we: it is new to them again.
+            for peer_id in self._unreachable & self._reachable:
+                self._forget_saved(peer_id)
+            self._unreachable = frozenset(self._records.keys() - self._reachable)
+        return self._reachable
+
+    # What we tell about ourselves
+
+    def update_own(self, own: OwnRecord) -> None:
+        """Publish another record of ours, under a new version if it differs."""
+        if own != self._own:
+            self._own = own
+            self._own_version += 1
+            self._generation += 1
+
+    def add_neighbour(self, peer_id: int) -> None:
+        """A peer connected: open a session and publish the connection.  No effect if it has one; ValueError for our own id."""
+        if peer_id == self.peer_id:
+            raise ValueError("no node is its own neighbour")
+        self.set_neighbours(self._neighbours | {peer_id})
+
+    def remove_neighbour(self, peer_id: int) -> None:
+        """A peer's last connection closed: end its session.  No effect if there is none."""
+        self.set_neighbours(self._neighbours - {peer_id})
+
+    def set_neighbours(self, peer_ids: frozenset[int]) -> None:
+        """Make exactly these the neighbours, at most MAX_NEIGHBOURS (ValueError)."""
+        if peer_ids == self._neighbours:
+            return
+        if len(peer_ids) > MAX_NEIGHBOURS:
+            raise ValueError(f"{len(peer_ids)} neighbours, more than {MAX_NEIGHBOURS}")
+        for peer_id in self._neighbours - peer_ids:
+            del self._sessions[peer_id]
+        for peer_id in peer_ids - self._neighbours:
+            self._sessions[peer_id] = _Session(self._random_u64())
+        self._neighbours = peer_ids
+        self._conn_version += 1
+        self._generation += 1
+
+    # What we send
+
+    def wants_sync(self, peer_id: int) -> bool:
+        """Whether a neighbour lacks something that we know."""
+        session = self._sessions.get(peer_id)
+        return session is not None and (
+            any(True for _ in self._newer_records(peer_id, session)) or any(True for _ in self._newer_conns(peer_id, session))
+        )
+
+    def build_request(
+        self, peer_id: int, now: float, wall_now: float, *, keepalive: bool = False
+    ) -> peer_rpc_pb2.SyncRouteInfoRequest | None:
+        """What a neighbour lacks; with nothing new None, or with `keepalive` a request that only keeps the session alive.
+
+        None also for a peer without session.  A large network may take several requests: ask `wants_sync` after each.
+        """
+        session = self._sessions.get(peer_id)
+        if session is None:
+            return None
+        self._renew_own(now)
+        request = peer_rpc_pb2.SyncRouteInfoRequest(
+            my_peer_id=self.peer_id, my_session_id=session.session_id, is_initiator=True
+        )
+        size = 0
+        for record in self._newer_records(peer_id, session):
+            if record is None:
+                message = encode_record(self._own, self.peer_id, self._route_id, self._own_version, wall_now)
+                size += message.ByteSize()
+            else:
+                message = record.message
+                size += record.size
+            if size > MAX_REQUEST_RECORDS_SIZE and request.peer_infos.items:
+                break
+            request.peer_infos.items.append(message)
+        rows: dict[int, tuple[int, frozenset[int]]] = {}
+        mentioned: set[int] = set()
+        for row_id, version, neighbours in self._newer_conns(peer_id, session):
+            wider = mentioned | neighbours | {row_id}
+            if len(wider) <= MAX_BITMAP_PEERS:
+                mentioned = wider
+                rows[row_id] = (version, neighbours)
+        if rows:
+            request.conn_bitmap.CopyFrom(encode_bitmap(rows))
+        return request if request.HasField("peer_infos") or rows or keepalive else None
+
+    def on_response(
+        self,
+        peer_id: int,
+        request: peer_rpc_pb2.SyncRouteInfoRequest,
+        response: peer_rpc_pb2.SyncRouteInfoResponse,
+        now: float,
+    ) -> bool:
+        """Note that a neighbour took our request.  False if it did not, and the request has to be repeated later."""
+        session = self._sessions.get(peer_id)
+        if session is None or session.session_id != request.my_session_id:
+            # An answer to an earlier connection tells nothing about this one.
+            return True
+        # `wants_sync`, asked next, has no clock.
+        self._renew_own(now)
+        if response.HasField("error"):
+            if response.error == peer_rpc_pb2.DuplicatePeerId:
+                self.counters.own_id_claimed += 1
+            self.counters.syncs_failed += 1
+            return False
+        session.meet(response.session_id)
+        for item in request.peer_infos.items:
+            _raise_to(session.records, item.peer_id, item.version)
+        for entry in request.conn_bitmap.peer_ids:
+            if entry.version:
+                _raise_to(session.conns, entry.peer_id, entry.version)
+        return True
+
+    def on_failure(self, peer_id: int) -> None:
+        """A neighbour did not answer: all of the request stays new to it."""
+        self.counters.syncs_failed += 1
+
+    # What we receive
+
+    def handle_request(
+        self, from_peer: int, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float
+    ) -> peer_rpc_pb2.SyncRouteInfoResponse:
+        """Take what a neighbour knows better.  Raises RouteError if it has no session or claims another id than its own."""
+        session = self._sessions.get(from_peer)
+        if session is None:
+            raise RouteError(f"no session with peer {from_peer}: it is not a neighbour")
+        if request.my_peer_id != from_peer:
+            raise RouteError(f"peer {from_peer} speaks for peer {request.my_peer_id}")
+        session.meet(request.my_session_id)
+        for message in request.peer_infos.items[:MAX_RECORDS]:
+            self._take_record(session, message, now)
+        self._take_conn_info(session, request, now)
+        # `error` stays unset: present, even with value 0, it ends a stock daemon.
+        return peer_rpc_pb2.SyncRouteInfoResponse(is_initiator=True, session_id=session.session_id)
+
+    def expire(self, now: float) -> None:
+        """Forget what is too old and renew our own record; call it every minute or so."""
+        self._renew_own(now)
+        reachable = self.reachable()
+        for peer_id, record in list(self._records.items()):
+            if peer_id in reachable:
+                record.last_reachable = now
+            if now - record.view.last_seen >= RECORD_LIFETIME or now - record.last_reachable >= UNREACHABLE_LIFETIME:
+                del self._records[peer_id]
+                self._conns.pop(peer_id, None)
+                self._forget_saved(peer_id)
+                self._generation += 1
+        for peer_id, conn in list(self._conns.items()):
+            if peer_id not in self._records and now - conn.received >= UNREACHABLE_LIFETIME:
+                del self._conns[peer_id]
+                self._forget_saved(peer_id)
+
+    def _take_record(self, session: _Session, message: peer_rpc_pb2.RoutePeerInfo, now: float) -> None:
+        peer_id, version = message.peer_id, message.version
+        if peer_id == self.peer_id:
+            if message.peer_route_id != self._route_id:
+                self.counters.own_id_claimed += 1
+            return
+        stored = self._records.get(peer_id)
+        if stored is None or version > stored.view.version:
+            size = message.ByteSize()
+            if not peer_id or not version or size > MAX_RECORD_SIZE or (stored is None and len(self._records) >= MAX_RECORDS):
+                self.counters.records_refused += 1
+                return
+            copy = peer_rpc_pb2.RoutePeerInfo()
+            copy.CopyFrom(message)
+            view = decode_record(message, now)
+            last_reachable = now if stored is None else stored.last_reachable
+            self._records[peer_id] = _Record(copy, view, size, may_pass_on(message), last_reachable)
+            if stored is None or stored.view != view:
+                self._generation += 1
+        _raise_to(session.records, peer_id, version)
+
+    def _take_conn_info(self, session: _Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float) -> None:
+        bitmap, peer_list = request.conn_bitmap, request.conn_peer_list
+        if len(bitmap.peer_ids) > MAX_RECORDS or len(peer_list.peer_conn_infos) > MAX_RECORDS:
+            self.counters.conn_info_refused += 1
+            return
+        known = {peer_id: conn.version for peer_id, conn in self._conns.items()}
+        # Nobody knows our own neighbours better than we.
+        known[self.peer_id] = _LAST_VERSION
+        try:
+            rows = list(decode_bitmap(bitmap, known))
+        except ValueError:
+            self.counters.conn_info_refused += 1
+            return
+        rows += decode_peer_list(peer_list, known)
+        for peer_id, version, neighbours in rows:
+            self._take_row(peer_id, version, neighbours, now)
+        for entry in [*bitmap.peer_ids, *(info.peer_id for info in peer_list.peer_conn_infos)]:
+            stored = self._conns.get(entry.peer_id)
+            ours = self._conn_version if entry.peer_id == self.peer_id else stored.version if stored is not None else 0
+            # A version that we did not take is not remembered either, so that this table has the bounds of the other.
+            if 0 < entry.version <= ours:
+                _raise_to(session.conns, entry.peer_id, entry.version)
+
+    def _take_row(self, peer_id: int, version: int, neighbours: frozenset[int], now: float) -> None:
+        stored = self._conns.get(peer_id)
+        if not peer_id or (stored is None and len(self._conns) >= MAX_RECORDS):
+            self.counters.conn_info_refused += 1
+            return
+        self._conns[peer_id] = _ConnInfo(version, neighbours, now)
+        if stored is None or stored.neighbours != neighbours:
+            self._generation += 1
+
+    # Who lacks what
+
+    def _newer_records(self, peer_id: int, session: _Session) -> Iterable[_Record | None]:
+        """Records that a neighbour lacks, None standing for our own; never one about itself, which could end a stock daemon."""
+        if self._own_version > session.records.get(self.peer_id, 0):
+            yield None
+        saved = session.records
+        for other in self.reachable():
+            record = self._records[other]
+            if other != peer_id and record.may_pass_on and record.view.version > saved.get(other, 0):
+                yield record
+
+    def _newer_conns(self, peer_id: int, session: _Session) -> Iterable[Versioned]:
+        saved = session.conns
+        if self._conn_version > saved.get(self.peer_id, 0):
+            yield self.peer_id, self._conn_version, self._neighbours
+        for other in self.reachable():
+            conn = self._conns.get(other)
+            if conn is not None and other != peer_id and conn.version > saved.get(other, 0):
+                yield other, conn.version, conn.neighbours
+
+    def _search(self) -> frozenset[int]:
+        found: set[int] = set()
+        frontier = self._neighbours & self._records.keys()
+        while frontier:
+            found |= frontier
+            rows = (self._conns[peer_id].neighbours for peer_id in frontier if peer_id in self._conns)
+            frontier = (frozenset().union(*rows) & self._records.keys()) - found
+        return frozenset(found)
+
+    def _renew_own(self, now: float) -> None:
+        if now - self._own_renewed >= RENEWAL_INTERVAL:
+            self._own_renewed = now
+            self._own_version += 1
+
+    def _forget_saved(self, peer_id: int) -> None:
+        for session in self._sessions.values():
+            session.records.pop(peer_id, None)
+            session.conns.pop(peer_id, None)
+
+
+def _raise_to(versions: dict[int, int], peer_id: int, version: int) -> None:
+    if version > versions.get(peer_id, 0):
+        versions[peer_id] = version

@@ -1,0 +1,142 @@
+"""RPC packets: cutting a request or response into pieces and joining them again (control plane 6.1 - 6.4).  Sans-IO.
+
+Stock receivers accept pieces in any order; so does `Reassembler`, within caps that a hostile peer cannot widen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from easytier_host.pb import common_pb2
+
+# Wire: stock decides.
+COMPRESSION_NONE: Final = common_pb2.CompressionNone
+MAX_PIECES: Final = 32_768
+
+# Ours.
+PIECE_SIZE: Final = 1100
+"""Content bytes of one piece; with headers and tail it fits 1300 bytes of UDP payload, as stock's pieces do."""
+REASSEMBLY_TIMEOUT: Final = 10.0
+"""Seconds after which an unfinished call is forgotten, as in stock."""
+MAX_CALL_BYTES: Final = 1 << 20
+MAX_PEER_BYTES: Final = 1 << 20
+MAX_PEER_CALLS: Final = 64
+MAX_TOTAL_BYTES: Final = 8 << 20
+
+
+class FramingError(Exception):
+    """An RPC packet breaks the rules of pieces, or does not fit a cap; it is dropped."""
+
+
+def split_call(template: common_pb2.RpcPacket, content: bytes) -> list[bytes]:
+    """Encoded RpcPackets that carry `content`; the descriptor is repeated in each for old peers, compression told in the first.
+
+    `template` gives everything but the body and the piece numbers.  An empty content is one piece.
+    """
+    pieces = [content[start : start + PIECE_SIZE] for start in range(0, len(content), PIECE_SIZE)] or [b""]
+    encoded = []
+    for index, body in enumerate(pieces):
+        packet = common_pb2.RpcPacket()
+        packet.CopyFrom(template)
+        packet.body = body
+        packet.total_pieces = len(pieces)
+        packet.piece_idx = index
+        if index == 0:
+            packet.compression_info.algo = COMPRESSION_NONE
+            packet.compression_info.accepted_algo = COMPRESSION_NONE
+        else:
+            packet.ClearField("compression_info")
+        encoded.append(packet.SerializeToString())
+    return encoded
+
+
+@dataclass(slots=True)
+class _Partial:
+    total: int
+    started_at: float
+    size: int = 0
+    first: common_pb2.RpcPacket | None = None
+    bodies: dict[int, bytes] = field(default_factory=dict)
+
+
+class Reassembler:
+    """Joins the pieces of calls, per sender, transaction and direction.
+
+    Caps: 64 unfinished calls and 1 MiB a peer, 8 MiB in all, 10 s each.  What would pass a cap raises `FramingError`.
+    """
+
+    def __init__(self) -> None:
+        self._partials: dict[tuple[int, int, bool], _Partial] = {}
+        self._peer_calls: dict[int, int] = {}
+        self._peer_bytes: dict[int, int] = {}
+        self._total_bytes = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Calls of which pieces are missing."""
+        return len(self._partials)
+
+    def add(self, packet: common_pb2.RpcPacket, now: float) -> tuple[common_pb2.RpcPacket, bytes] | None:
+        """Take one packet; returns piece 0 and the whole content when the call is complete, else None.
+
+        Raises `FramingError` for piece numbers that cannot be, an unknown compression, or a full buffer.
+        """
+        total = packet.total_pieces
+        if not 1 <= total <= MAX_PIECES or packet.piece_idx >= total:
+            raise FramingError(f"piece {packet.piece_idx} of {total}")
+        if packet.piece_idx == 0 and not packet.HasField("descriptor"):
+            raise FramingError("first piece without a descriptor")
+        if packet.HasField("compression_info") and packet.compression_info.algo != COMPRESSION_NONE:
+            raise FramingError(f"compressed by algorithm {packet.compression_info.algo}, which this node never offered to accept")
+        if total == 1:
+            return packet, packet.body
+        peer = packet.from_peer
+        key = (peer, packet.transaction_id, packet.is_request)
+        partial = self._partials.get(key)
+        if partial is None:
+            self.expire(now)
+            if self._peer_calls.get(peer, 0) >= MAX_PEER_CALLS:
+                raise FramingError(f"peer {peer} has {MAX_PEER_CALLS} unfinished calls")
+            partial = self._partials[key] = _Partial(total, now)
+            self._peer_calls[peer] = self._peer_calls.get(peer, 0) + 1
+        if partial.total != total:
+            raise FramingError(f"call of {partial.total} pieces has become one of {total}")
+        if packet.piece_idx in partial.bodies:
+            return None
+        size = len(packet.body)
+        if (
+            partial.size + size > MAX_CALL_BYTES
+            or self._peer_bytes.get(peer, 0) + size > MAX_PEER_BYTES
+            or self._total_bytes + size > MAX_TOTAL_BYTES
+        ):
+            self._forget(key)
+            raise FramingError(f"call of peer {peer} is larger than the reassembly buffer")
+        partial.bodies[packet.piece_idx] = packet.body
+        partial.size += size
+        self._peer_bytes[peer] = self._peer_bytes.get(peer, 0) + size
+        self._total_bytes += size
+        if packet.piece_idx == 0:
+            partial.first = packet
+        if len(partial.bodies) < total or partial.first is None:
+            return None
+        self._forget(key)
+        return partial.first, b"".join(partial.bodies[index] for index in range(total))
+
+    def expire(self, now: float) -> int:
+        """Forget calls older than 10 s; returns how many there were."""
+        stale = [key for key, partial in self._partials.items() if now - partial.started_at >= REASSEMBLY_TIMEOUT]
+        for key in stale:
+            self._forget(key)
+        return len(stale)
+
+    def _forget(self, key: tuple[int, int, bool]) -> None:
+        partial = self._partials.pop(key)
+        peer = key[0]
+        self._total_bytes -= partial.size
+        for table, amount in ((self._peer_calls, 1), (self._peer_bytes, partial.size)):
+            left = table.get(peer, 0) - amount
+            if left > 0:
+                table[peer] = left
+            else:
+                table.pop(peer, None)

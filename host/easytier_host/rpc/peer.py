@@ -1,0 +1,201 @@
+"""Calls to other nodes of the network, and the services that this node offers them (control plane 6).
+
+A call is one awaited method; there is no retransmission inside, so callers repeat by their own rules.  Services are plain functions: they
+run on the event loop as requests arrive and must be quick.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+import anyio
+from google.protobuf.message import DecodeError, Message
+
+from easytier_host.metrics import Metrics
+from easytier_host.packet import PacketType
+from easytier_host.pb import common_pb2, error_pb2, peer_rpc_pb2
+from easytier_host.rpc.framing import FramingError, Reassembler, split_call
+
+logger = logging.getLogger("easytier.rpc")
+
+Handler = Callable[[int, bytes], Message]
+"""A served method: (calling peer, encoded request) -> response.  May raise DecodeError or `ServiceError`."""
+SendPackets = Callable[[int, PacketType, list[bytes]], None]
+"""(destination peer, packet type, payloads): sends without waiting; a destination without a route is a drop."""
+Response = TypeVar("Response", bound=Message)
+
+# Ours.
+MAX_CALLS: Final = 256
+"""Calls of ours under way at once; the node itself makes a few per neighbour."""
+
+
+class RpcError(Exception):
+    """The peer answered a call with an error, or the call could not be made."""
+
+
+class ServiceNotOfferedError(RpcError):
+    """The peer does not offer the service at all; asking again soon is useless."""
+
+
+class RpcTimeoutError(RpcError):
+    """No answer came in time."""
+
+
+class ServiceError(Exception):
+    """Raised by a handler: the request is understood and refused; the text goes to the caller."""
+
+
+class _Call:
+    __slots__ = ("done", "peer_id", "response")
+
+    def __init__(self, peer_id: int) -> None:
+        self.peer_id = peer_id
+        self.done = anyio.Event()
+        self.response = b""
+
+
+class PeerRpc:
+    """Both sides of RPC for one node in one network.
+
+    `domain` is the network's name; a service is found by domain, service and protocol name, all exact.
+    """
+
+    def __init__(self, my_peer_id: int, domain: str, send: SendPackets, metrics: Metrics, first_transaction: int) -> None:
+        self._my_peer_id = my_peer_id
+        self._domain = domain
+        self._send = send
+        self._metrics = metrics
+        self._transaction = first_transaction
+        self._calls: dict[int, _Call] = {}
+        self._services: dict[str, Mapping[int, Handler]] = {}
+        self._reassembler = Reassembler()
+
+    def offer(self, service: str, methods: Mapping[int, Handler]) -> None:
+        """Serve `service`; the methods are numbered from 1 as the protocol has them."""
+        self._services[service] = methods
+
+    async def call(
+        self, peer_id: int, service: str, method: int, request: Message, response_type: type[Response], timeout: float = 5.0
+    ) -> Response:
+        """Call a method of `peer_id` and return its response; `timeout` in seconds.
+
+        Raises `RpcTimeoutError`, `ServiceNotOfferedError`, or `RpcError` for any other failure told by the peer, a response that does not
+        decode, or too many calls under way.
+        """
+        if len(self._calls) >= MAX_CALLS:
+            raise RpcError(f"{MAX_CALLS} calls are under way already")
+        self._metrics.rpc_calls += 1
+        transaction = self._transaction
+        self._transaction = (transaction + 1) & 0x7FFF_FFFF_FFFF_FFFF
+        packet = common_pb2.RpcPacket(
+            from_peer=self._my_peer_id,
+            to_peer=peer_id,
+            transaction_id=transaction,
+            descriptor=common_pb2.RpcDescriptor(
+                domain_name=self._domain, proto_name=service, service_name=service, method_index=method
+            ),
+            is_request=True,
+        )
+        content = peer_rpc_pb2.RpcRequest(request=request.SerializeToString(), timeout_ms=max(1, int(timeout * 1000)))
+        call = self._calls[transaction] = _Call(peer_id)
+        try:
+            self._send(peer_id, PacketType.RPC_REQ, split_call(packet, content.SerializeToString()))
+            with anyio.fail_after(timeout):
+                await call.done.wait()
+            return _decode_response(call.response, response_type, f"{service}.{method} of peer {peer_id}")
+        except TimeoutError:
+            self._metrics.rpc_calls_failed += 1
+            raise RpcTimeoutError(f"{service}.{method} of peer {peer_id}: no answer in {timeout:g} s") from None
+        except RpcError:
+            self._metrics.rpc_calls_failed += 1
+            raise
+        finally:
+            del self._calls[transaction]
+
+    def receive(self, from_peer: int, packet_type: int, payload: bytes, now: float) -> None:
+        """Take one RPC packet from the network; never raises.  Requests are answered before this returns."""
+        packet = common_pb2.RpcPacket()
+        try:
+            packet.ParseFromString(payload)
+            if packet.is_request != (packet_type == PacketType.RPC_REQ):
+                raise FramingError("packet type and content disagree on whether it is a request")
+            if packet.from_peer != from_peer or packet.to_peer != self._my_peer_id:
+                raise FramingError(f"peer {from_peer} sent a call from {packet.from_peer} to {packet.to_peer}")
+            complete = self._reassembler.add(packet, now)
+        except (DecodeError, FramingError) as error:
+            self._metrics.dropped_rpc += 1
+            logger.debug("dropped an RPC packet of peer %d: %s", from_peer, error)
+            return
+        if complete is None:
+            return
+        first, content = complete
+        if packet.is_request:
+            self._serve(first, content)
+            return
+        call = self._calls.get(first.transaction_id)
+        if call is not None and call.peer_id == from_peer:
+            call.response = content
+            call.done.set()
+
+    def expire(self, now: float) -> None:
+        """Forget pieces of calls that were never completed."""
+        self._metrics.dropped_rpc += self._reassembler.expire(now)
+
+    def _serve(self, packet: common_pb2.RpcPacket, content: bytes) -> None:
+        response = peer_rpc_pb2.RpcResponse()
+        descriptor = packet.descriptor
+        methods = self._services.get(descriptor.service_name)
+        if methods is None or descriptor.domain_name != self._domain or descriptor.proto_name != descriptor.service_name:
+            response.error.invalid_service.service_name = descriptor.service_name
+        elif descriptor.method_index not in methods:
+            response.error.invalid_method_index.service_name = descriptor.service_name
+            response.error.invalid_method_index.method_index = descriptor.method_index
+        else:
+            self._run(methods[descriptor.method_index], packet.from_peer, content, response)
+        if response.HasField("error"):
+            self._metrics.rpc_requests_refused += 1
+        else:
+            self._metrics.rpc_requests_served += 1
+        answer = common_pb2.RpcPacket(
+            from_peer=self._my_peer_id,
+            to_peer=packet.from_peer,
+            transaction_id=packet.transaction_id,
+            descriptor=descriptor,
+            trace_id=packet.trace_id,
+        )
+        self._send(packet.from_peer, PacketType.RPC_RESP, split_call(answer, response.SerializeToString()))
+
+    def _run(self, handler: Handler, from_peer: int, content: bytes, response: peer_rpc_pb2.RpcResponse) -> None:
+        try:
+            request = peer_rpc_pb2.RpcRequest.FromString(content)
+            # A response may be empty and still be present: stock decodes an absent one the same way.
+            response.response = handler(from_peer, request.request).SerializeToString()
+        except DecodeError:
+            response.error.prost_decode_error.SetInParent()
+        except ServiceError as error:
+            response.error.execute_error.error_message = str(error)
+        except Exception:
+            logger.exception("a service failed on a request of peer %d", from_peer)
+            response.error.execute_error.error_message = "internal error"
+
+
+def _decode_response(content: bytes, response_type: type[Response], what: str) -> Response:
+    try:
+        envelope = peer_rpc_pb2.RpcResponse.FromString(content)
+        if envelope.HasField("error"):
+            raise _as_exception(envelope.error, what)
+        return response_type.FromString(envelope.response)
+    except DecodeError:
+        raise RpcError(f"{what}: the answer does not decode") from None
+
+
+def _as_exception(error: error_pb2.Error, what: str) -> RpcError:
+    match error.WhichOneof("error_kind"):
+        case "invalid_service":
+            return ServiceNotOfferedError(f"{what}: service not offered")
+        case "other_error" | "execute_error" | "malformat_rpc_packet" | "timeout" as kind:
+            return RpcError(f"{what}: {getattr(error, kind).error_message[:200]}")
+        case kind:
+            return RpcError(f"{what}: {kind}")

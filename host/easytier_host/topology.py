@@ -1,0 +1,177 @@
+"""Turns what the route protocol knows into what the data path uses: next hops, the address lookup, kernel routes, and news for plugins.
+
+`changed` may be called for every record; the tables are made anew at most twenty times a second, since one flood brings many.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+import anyio
+from easytier_hooks.manager import PluginManager
+from easytier_hooks.types import PeerCapabilities, PeerInfo
+
+from easytier_host.config.model import Config
+from easytier_host.datapath import Inbound, Outbound
+from easytier_host.events import EventBoard, NodeEvent
+from easytier_host.lookup import Lookup
+from easytier_host.next_hop import NextHops, Path, compute
+from easytier_host.nic.base import Nic, NicError
+from easytier_host.peers import PeerMap
+from easytier_host.route import LinkState
+from easytier_host.route_records import PeerRecord
+
+logger = logging.getLogger("easytier.route")
+
+# Ours.
+SHORTEST_INTERVAL: Final = 0.05
+"""Seconds between two computations."""
+
+
+class Topology:
+    """The network as this node sees it."""
+
+    def __init__(
+        self,
+        state: LinkState,
+        peers: PeerMap,
+        outbound: Outbound,
+        inbound: Inbound,
+        plugins: PluginManager,
+        events: EventBoard,
+        config: Config,
+        *,
+        latencies: Callable[[], Mapping[tuple[int, int], int]],
+    ) -> None:
+        self._state = state
+        self._peers = peers
+        self._outbound = outbound
+        self._inbound = inbound
+        self._plugins = plugins
+        self._events = events
+        self._config = config
+        self._latencies = latencies
+        self._records: dict[int, PeerRecord] = {}
+        self._next_hops = NextHops({}, {})
+        self._lookup = Lookup((), {})
+        self._stale = anyio.Event()
+        self.changed()
+
+    def changed(self) -> None:
+        """Records, connections or latencies are not what they were."""
+        self._stale.set()
+
+    async def run(self, nic: Nic | None) -> None:
+        """Keep the tables current for ever."""
+        while True:
+            await self._stale.wait()
+            self._stale = anyio.Event()
+            self._compute()
+            if nic is not None:
+                await self._route_device(nic)
+            await anyio.sleep(SHORTEST_INTERVAL)
+
+    def record(self, peer_id: int) -> PeerRecord | None:
+        """The record of a peer that can be reached."""
+        return self._records.get(peer_id)
+
+    def reachable_records(self) -> list[PeerRecord]:
+        """The records of all peers that can be reached."""
+        return list(self._records.values())
+
+    def hops_to(self, peer_id: int) -> int | None:
+        """Length of the path that our own packets take to a peer."""
+        path = self._paths().get(peer_id)
+        return None if path is None else path.hops
+
+    def peer_for(self, ip: IPv4Address | IPv6Address) -> PeerInfo | None:
+        """The one peer that packets to `ip` go to."""
+        targets = self._lookup.resolve(ip.packed).peers
+        record = self._records.get(targets[0]) if len(targets) == 1 else None
+        return None if record is None else peer_info(record)
+
+    def center(self) -> int:
+        """The peer center: the smallest peer id that is no public server."""
+        candidates = (peer_id for peer_id, record in self._records.items() if not record.feature_flag.is_public_server)
+        return min((self._state.peer_id, *candidates))
+
+    def _paths(self) -> Mapping[int, Path]:
+        return self._next_hops.least_cost if self._config.flags.latency_first else self._next_hops.least_hops
+
+    def _compute(self) -> None:
+        records = {record.peer_id: record for record in self._state.peers()}
+        avoid = {peer_id for peer_id, record in records.items() if record.feature_flag.avoid_relay_data}
+        self._next_hops = compute(
+            self._state.peer_id, self._peers.neighbours(), records.keys(), self._state.connections(), avoid, self._latencies()
+        )
+        paths = self._paths()
+        before, self._records = self._records, {peer_id: records[peer_id] for peer_id in paths}
+        config = self._config
+        self._lookup = Lookup(
+            self._records.values(), paths, config.ipv4, config.ipv6, self._state.own.proxy_cidrs, config.exit_nodes
+        )
+        self._inbound.next_hops_by_hops = {peer_id: path.next_hop for peer_id, path in self._next_hops.least_hops.items()}
+        self._inbound.next_hops_by_latency = {peer_id: path.next_hop for peer_id, path in self._next_hops.least_cost.items()}
+        self._outbound.lookup = self._lookup
+        self._outbound.next_hops = (
+            self._inbound.next_hops_by_latency if config.flags.latency_first else self._inbound.next_hops_by_hops
+        )
+        self._outbound.public_servers = frozenset(
+            peer_id for peer_id, record in self._records.items() if record.feature_flag.is_public_server
+        )
+        self._tell(before)
+
+    def _tell(self, before: Mapping[int, PeerRecord]) -> None:
+        """Log, publish and hand to plugins what differs."""
+        for peer_id in before.keys() - self._records.keys():
+            logger.info("route to peer %d (%s) is gone", peer_id, before[peer_id].hostname)
+            self._events.publish(NodeEvent("route_removed", peer_id, before[peer_id].hostname))
+            self._plugins.forget_peer(peer_id)
+        for peer_id, record in self._records.items():
+            if peer_id not in before:
+                logger.info(
+                    "route to peer %d: %s, %s, version %s, %s",
+                    peer_id,
+                    record.hostname,
+                    record.ipv4 or "no address",
+                    record.easytier_version,
+                    "direct" if self.hops_to(peer_id) == 1 else f"{self.hops_to(peer_id)} hops",
+                )
+                self._events.publish(NodeEvent("route_added", peer_id, record.hostname))
+            self._plugins.notify_capabilities(peer_info(record), capabilities_of(record))
+
+    async def _route_device(self, nic: Nic) -> None:
+        routes = self._config.routes
+        try:
+            await nic.replace_routes(self._lookup.proxy_routes() if routes is None else frozenset(routes))
+        except NicError as error:
+            logger.warning("routes of %s were not changed: %s", nic.name, error)
+
+
+def peer_info(record: PeerRecord) -> PeerInfo:
+    """A record as plugins see it."""
+    return PeerInfo(
+        record.peer_id,
+        record.hostname,
+        None if record.ipv4 is None else record.ipv4.ip,
+        None if record.ipv6 is None else record.ipv6.ip,
+        record.easytier_version,
+        record.proxy_cidrs,
+    )
+
+
+def capabilities_of(record: PeerRecord) -> PeerCapabilities:
+    """What a record announces, as plugins see it."""
+    flag = record.feature_flag
+    return PeerCapabilities(
+        kcp_input=flag.kcp_input,
+        no_relay_kcp=flag.no_relay_kcp,
+        quic_input=flag.quic_input,
+        no_relay_quic=flag.no_relay_quic,
+        avoid_relay_data=flag.avoid_relay_data,
+        is_public_server=flag.is_public_server,
+        version=record.easytier_version,
+    )

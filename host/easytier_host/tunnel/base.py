@@ -1,0 +1,88 @@
+"""What every tunnel is to the layers above: frames in, frames out, in batches.
+
+A tunnel is one underlay connection between two neighbours.  It knows nothing of peers, keys or routes.  The layer above sets
+`on_frames` and `on_close` before the event loop gets a turn, then calls `send`.  Both callbacks run on the event loop's
+thread, must return quickly and must not raise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+class TunnelError(Exception):
+    """A tunnel could not be opened, or an URL does not name one; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelInfo:
+    """Who is joined to whom: the scheme (`udp`, `tcp`, `ring`) and both ends as URLs with ports."""
+
+    scheme: str
+    local_url: str
+    remote_url: str
+
+
+def _ignore(_event: object) -> None:
+    """What a tunnel does with its events until somebody listens."""
+
+
+class Tunnel(ABC):
+    """One underlay connection between neighbours.
+
+    `on_frames` gets every batch that arrived, each item one frame of 16 to 2000 bytes.  `on_close` is called exactly once
+    with a reason a user can read, whoever closed; nothing is delivered after it.
+    """
+
+    info: TunnelInfo
+    on_frames: Callable[[list[bytes]], None]
+    on_close: Callable[[str], None]
+
+    def __init__(self, info: TunnelInfo) -> None:
+        self.info = info
+        self.on_frames = _ignore
+        self.on_close = _ignore
+
+    @abstractmethod
+    def send(self, frames: Sequence[bytes]) -> bool:
+        """Queue whole frames, in order, and send what the kernel takes at once; never blocks, never raises.
+
+        Returns False when the tunnel is congested: the caller does well to await `wait_writable` before more.  Past the
+        tunnel's cap, and after `close`, frames are dropped and counted in `dropped_frames`.
+        """
+
+    @property
+    @abstractmethod
+    def congested(self) -> bool:
+        """True while the tunnel has more to send than it should; `send` returned False."""
+
+    @abstractmethod
+    async def wait_writable(self) -> None:
+        """Return once the tunnel is no longer congested, or is closed."""
+
+    @abstractmethod
+    def close(self, reason: str = "closed by this node") -> None:
+        """End the tunnel now; idempotent.  `on_close` runs before this returns."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """True after `close`, or after the other side or the network ended it."""
+
+    @property
+    @abstractmethod
+    def dropped_frames(self) -> int:
+        """Frames that `send` could not keep, since the tunnel was opened."""
+
+
+class Listener(ABC):
+    """An open door: each tunnel that comes in is given to the callback it was opened with."""
+
+    url: str
+    """Where it listens, with the real port."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop accepting; tunnels that came in through it stay, unless they share its socket (udp), then they end."""

@@ -1,0 +1,93 @@
+"""What a UDP socket is asked for, and what it counts.
+
+The options are Linux's; a system that lacks one says so when asked, and `udp_socket.py`, the only caller, does without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+# Linux's numbers; the socket module has no names for them.
+_SOL_UDP: Final = 17
+_UDP_SEGMENT: Final = 103
+_UDP_GRO: Final = 104
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+
+# Ours.
+SOCKET_BUFFER_BYTES: Final = 4 << 20
+"""Asked for each way: about 30 ms at 1 Gbit/s, longer than this node is busy elsewhere."""
+
+
+@dataclass(slots=True)
+class UdpCounters:
+    """What happened on one socket since it was opened, in datagrams.
+
+    `received` counts all; each one that did not become a frame is in exactly one of the next five or was a SYN that was
+    answered.
+    """
+
+    received: int = 0
+    malformed: int = 0
+    """Too short for a header, or of another length than it says."""
+    bad_size: int = 0
+    """Data with a frame below 16 or above 2000 bytes."""
+    unknown: int = 0
+    """Data for a connection that does not exist, or from another address than its own."""
+    ignored: int = 0
+    """Of a kind that means nothing here: hole punching, FIN, STUN, a late SACK."""
+    refused: int = 0
+    """SYNs above the limits of tunnels, or turned away by the layer above."""
+    sent: int = 0
+    backlog_dropped: int = 0
+    """Not sent because the backlog was full."""
+    send_errors: int = 0
+    """Refused by the network: no route, firewall, unreachable."""
+    receive_errors: int = 0
+
+
+def segment_option(segment: int) -> tuple[int, int, bytes]:
+    """Control message that has a send cut into datagrams of `segment` bytes."""
+    return (_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", segment))
+
+
+def segment_size(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+    """Size of the datagrams that a read holds, all but the last; 0 if it is only one."""
+    for level, kind, data in ancillary:
+        if level == _SOL_UDP and kind == _UDP_GRO:
+            return int.from_bytes(data[:4], sys.byteorder)
+    return 0
+
+
+def enlarge_buffers(sock: socket.socket) -> None:
+    """Ask for large buffers: past the system's limit if this process may, up to it otherwise."""
+    for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER_BYTES)
+        except OSError:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER_BYTES)
+
+
+def has_gso(sock: socket.socket) -> bool:
+    """True if the system can cut one send into datagrams."""
+    try:
+        sock.getsockopt(_SOL_UDP, _UDP_SEGMENT)
+    except OSError:
+        return False
+    return True
+
+
+def enable_gro(sock: socket.socket) -> bool:
+    """Have several datagrams of one sender come in one read; False if the system cannot."""
+    try:
+        sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+    except OSError:
+        return False
+    return True

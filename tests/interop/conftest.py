@@ -1,0 +1,5 @@
+"""See `tests/netns/reporting.py`."""
+
+from tests.netns.reporting import pytest_runtest_makereport, pytest_sessionstart
+
+__all__ = ["pytest_runtest_makereport", "pytest_sessionstart"]
