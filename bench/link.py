@@ -54,8 +54,8 @@ BATCH_PACKETS = 128
 """Read from one device before the other one and the timers get their turn."""
 PAUSE_DELAYS = 0.01
 PAUSE_SECONDS = 0.000_5
-"""After each pass the program rests for this share of the delay, at most this long: packets then travel in small batches, which halves the
-processor time of a busy link and adds at most two per cent to its round-trip time."""
+"""After each pass the program rests for this share of the delay, at most this long: packets then travel in small batches, which
+halves the processor time of a busy link and adds at most two per cent to its round-trip time."""
 READY_SECONDS = 10.0
 
 

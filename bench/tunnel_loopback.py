@@ -1,7 +1,7 @@
 """Throughput of the tunnels alone: frames from `send` in one process to `on_frames` in another, over loopback.
 
-Run `python -m bench.tunnel_loopback [--seconds S] [--size BYTES] [--batch FRAMES]`; prints one line for each kind of tunnel, with the
-CPU time of both processes and what was lost on the way.  No peers, keys or devices: the ceiling of everything above.
+Run `python -m bench.tunnel_loopback [--seconds S] [--size BYTES] [--batch FRAMES]`; prints one line for each kind of tunnel,
+with the CPU time of both processes and what was lost on the way.  No peers, keys or devices: the ceiling of everything above.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 
 from easytier_host.tunnel import Listener, Tunnel, TunnelUrl, connect, tcp, udp
 from easytier_host.tunnel.resolve import Endpoint, resolve
-from easytier_host.tunnel.udp_socket import UdpSocket
+from easytier_host.tunnel.udp_socket import UdpSocket, UdpTunnel
 
 QUIET_SECONDS: Final = 0.5
 """Without a frame for so long, the receiver takes the run as over."""
@@ -28,10 +28,10 @@ QUIET_SECONDS: Final = 0.5
 
 @dataclass
 class Received:
-    """What one run brought: frames, bytes, seconds from the first batch to the last, CPU seconds of the receiver."""
+    """What one run brought: frames, bytes (`size`), seconds from the first batch to the last, CPU seconds of the receiver."""
 
     frames: int = 0
-    bytes: int = 0
+    size: int = 0
     first: float = 0.0
     last: float = 0.0
     cpu: float = 0.0
@@ -43,7 +43,7 @@ class Received:
         self.first = self.first or self.last
         self.batches += 1
         self.frames += len(frames)
-        self.bytes += sum(map(len, frames))
+        self.size += sum(map(len, frames))
 
 
 def main() -> None:
@@ -63,8 +63,9 @@ def main() -> None:
         result: Received = ours.recv()
         receiver.join()
         seconds = result.last - result.first
+        lost = 100 - 100 * result.frames / sent
         print(
-            f"{name:<12} {result.bytes * 8e-9 / seconds:7.2f} {result.frames / seconds:10.0f} {100 - 100 * result.frames / sent:7.2f} "
+            f"{name:<12} {result.size * 8e-9 / seconds:7.2f} {result.frames / seconds:10.0f} {lost:7.2f} "
             f"{result.frames / result.batches:9.1f} {cpu / elapsed:9.2f} {result.cpu / seconds:11.2f}"
         )
 
@@ -75,7 +76,7 @@ async def send_for(url: TunnelUrl, seconds: float, size: int, batch: int, offloa
     sent = 0
     async with anyio.create_task_group() as tasks:
         tunnel = await connect(url, tasks)
-        if isinstance(tunnel, udp.UdpTunnel):
+        if isinstance(tunnel, UdpTunnel):
             tunnel._socket.gso &= offload
         start, start_cpu = time.perf_counter(), time.process_time()
         while time.perf_counter() - start < seconds:
@@ -110,7 +111,7 @@ async def _receive(pipe: Connection, scheme: str, offload: bool) -> None:
         (endpoint,) = await resolve(url, timeout=1)
         listener = open_listener(endpoint, tasks, on_tunnel, scheme, offload)
         pipe.send(listener.url)
-        while not result.frames or time.perf_counter() - result.last < QUIET_SECONDS:
+        while not result.frames or time.perf_counter() - result.last < QUIET_SECONDS:  # noqa: ASYNC110
             await anyio.sleep(QUIET_SECONDS)
         result.cpu = time.process_time() - start_cpu
         tasks.cancel_scope.cancel()

@@ -75,7 +75,7 @@ def choose(
     for name, value in table.items():
         if name not in offers:
             known = ", ".join(offers) or "none"
-            raise PluginConfigError(f"plugin {name!r} is not installed{nearest(name, offers)}. Installed: {known}")
+            raise PluginConfigError(f"plugin {name!r} is not installed{nearest(name, offers)}; installed: {known}")
         if not isinstance(value, bool | Mapping):
             raise PluginConfigError(f"plugin {name!r}: expected true, false or a table of options, not {value!r}")
     blocked = {name.strip() for name in environ.get(DISABLE_VARIABLE, "").split(",")}
@@ -128,9 +128,9 @@ def hooks_of(manager: pluggy.PluginManager, name: str, plugin: object) -> tuple[
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or nothing if nothing is near."""
+    """A hint such as ` (did you mean 'x'?)`, or nothing if nothing is near."""
     matches = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def info(choice: Choice, *, hooks: tuple[str, ...] = (), error: str = "") -> PluginInfo:

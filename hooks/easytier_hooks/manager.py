@@ -95,7 +95,7 @@ class PluginManager:
         self._environ = environ
         self._installed = loading.installed_plugins() if installed is None else installed
         self._clock = clock
-        self._question_deadline = question_deadline
+        self.question_deadline = question_deadline
         self._queue_calls = queue_calls
         self._stop_timeout = stop_timeout
         self._trace = environ.get(TRACE_VARIABLE, "0") not in ("", "0")
@@ -292,7 +292,7 @@ class PluginManager:
         """
         arguments = {"flow": flow, "peer": peer, "candidates": tuple(candidates)}
         started = anyio.current_time()
-        deadline = started + self._question_deadline
+        deadline = started + self.question_deadline
         asked: list[tuple[float, _Plugin]] = []
         for impl in self._impls("select_transport") if self._workers else ():
             plugin = self._plugins[impl.plugin_name]

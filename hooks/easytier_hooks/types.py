@@ -134,7 +134,7 @@ class TransportSelected:
     transport: str
     reason: str
     chosen_by: str
-    """The plugin that answered; else "default" (none did), "fallback" (the selected transport could not) or "peer" (inbound)."""
+    """The plugin that answered; "default": none did, "fallback": the selected one could not, "peer": the flow came that way."""
 
 
 @dataclass(frozen=True, slots=True)

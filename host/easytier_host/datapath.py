@@ -27,7 +27,15 @@ from easytier_host.peer_conn import PeerConn
 from easytier_host.peers import PeerMap
 from easytier_host.tunnel.base import Tunnel
 
-_SEALED: Final = Flag.ENCRYPTED | Flag.COMPRESSED
+# Plain integers: an IntFlag or IntEnum costs a method call each time it is used, which per packet is too much.
+_ENCRYPTED: Final = int(Flag.ENCRYPTED)
+_COMPRESSED: Final = int(Flag.COMPRESSED)
+_LATENCY_FIRST: Final = int(Flag.LATENCY_FIRST)
+_NOT_SEND_TO_TUN: Final = int(Flag.NOT_SEND_TO_TUN)
+_DATA: Final = int(PacketType.DATA)
+_PING: Final = int(PacketType.PING)
+_PONG: Final = int(PacketType.PONG)
+_RPC: Final = (int(PacketType.RPC_REQ), int(PacketType.RPC_RESP))
 _DATA_TYPES: Final = frozenset(
     {
         PacketType.DATA,
@@ -71,7 +79,7 @@ class Outbound:
         self._cipher = cipher
         self._compressor = compressor
         self._mtu = mtu
-        self._data_flags = int(Flag.LATENCY_FIRST) if latency_first else 0
+        self._data_flags = _LATENCY_FIRST if latency_first else 0
 
     def send_device_frames(self, frames: Sequence[bytes]) -> Tunnel | None:
         """Route, segment, seal and send what the device brought; returns a congested tunnel if there is one, to be waited for."""
@@ -118,7 +126,7 @@ class Outbound:
             return None
         peer_id, cipher, compressor = self._peer_id, self._cipher, self._compressor
         pack = PEER_HEADER.pack
-        plain_flags = self._data_flags | (Flag.ENCRYPTED if cipher is not None else 0)
+        plain_flags = self._data_flags | (_ENCRYPTED if cipher is not None else 0)
         frames = []
         header, header_length = b"", -1
         for payload in payloads:
@@ -126,7 +134,7 @@ class Outbound:
             packed = compressor.compress(payload) if compressor is not None else None
             if packed is not None:
                 body = packed if cipher is None else cipher.seal(packed)
-                frames.append(pack(peer_id, target, packet_type, plain_flags | Flag.COMPRESSED, 1, 0, length) + body)
+                frames.append(pack(peer_id, target, packet_type, plain_flags | _COMPRESSED, 1, 0, length) + body)
                 continue
             if length != header_length:
                 header, header_length = pack(peer_id, target, packet_type, plain_flags, 1, 0, length), length
@@ -140,7 +148,7 @@ class Outbound:
             self._metrics.dropped_no_route += len(payloads)
             return
         in_clear = self._cipher is None or target in self.public_servers or (conn.is_foreign_relay and conn.peer_id == target)
-        flags = 0 if in_clear else int(Flag.ENCRYPTED)
+        flags = 0 if in_clear else _ENCRYPTED
         # A stock node's RPC packets pass once through its own forwarding step, so they start at 2, except with foreign relays.
         counter = 1 if in_clear else 2
         frames = []
@@ -201,22 +209,18 @@ class Inbound:
         for frame in frames:
             size += len(frame)
             source, target, packet_type, flags, counter, _, length = unpack(frame)
-            if packet_type == PacketType.PING or packet_type == PacketType.PONG:
+            if packet_type == _DATA and target == me:
+                if flags & _NOT_SEND_TO_TUN:
+                    metrics.dropped_unhandled += 1
+                    continue
+                opened = self._open(frame[PEER_HEADER_SIZE:], flags, length)
+                if opened is not None:
+                    packets.append(opened)
+            elif packet_type == _PING or packet_type == _PONG:
                 self._take_ping(conn, packet_type, frame)
             elif target != me:
                 self._relay(frame, target, packet_type, flags, counter, relayed)
-            elif packet_type == PacketType.DATA:
-                payload = frame[PEER_HEADER_SIZE:]
-                if flags & _SEALED:
-                    opened = self._open(payload, flags, length)
-                    if opened is None:
-                        continue
-                    payload = opened
-                if flags & Flag.NOT_SEND_TO_TUN:
-                    metrics.dropped_unhandled += 1
-                else:
-                    packets.append(payload)
-            elif packet_type == PacketType.RPC_REQ or packet_type == PacketType.RPC_RESP:
+            elif packet_type in _RPC:
                 opened = self._open(frame[PEER_HEADER_SIZE:], flags, length)
                 if opened is not None:
                     metrics.control_frames += 1
@@ -244,11 +248,11 @@ class Inbound:
     def _open(self, payload: bytes, flags: int, length: int) -> bytes | None:
         # Clear payloads are taken even where encryption is on: stock nodes up to 2.4 send some of theirs so (control plane 4.4).
         try:
-            if flags & Flag.ENCRYPTED:
+            if flags & _ENCRYPTED:
                 if self._cipher is None:
                     raise OpenError("encryption is off at this node")
                 payload = self._cipher.open(payload)
-            if flags & Flag.COMPRESSED:
+            if flags & _COMPRESSED:
                 payload = self._decompress(payload, length)
         except (OpenError, CompressError):
             self._metrics.dropped_unsealed += 1
@@ -257,7 +261,7 @@ class Inbound:
 
     def _take_ping(self, conn: PeerConn, packet_type: int, frame: bytes) -> None:
         self._metrics.control_frames += 1
-        if packet_type == PacketType.PONG:
+        if packet_type == _PONG:
             conn.take_pong(frame, self._clock())
             return
         pong = conn.answer_ping(frame)
@@ -275,9 +279,9 @@ class Inbound:
         if counter > MAX_FORWARD_COUNTER or (self._disable_relay_data and packet_type in _DATA_TYPES):
             self._metrics.dropped_relay += 1
             return
-        by_latency = flags & Flag.LATENCY_FIRST and counter <= 2
-        if flags & Flag.LATENCY_FIRST and not by_latency:
-            flags &= ~Flag.LATENCY_FIRST
+        by_latency = flags & _LATENCY_FIRST and counter <= 2
+        if flags & _LATENCY_FIRST and not by_latency:
+            flags &= ~_LATENCY_FIRST
         table = self.next_hops_by_latency if by_latency else self.next_hops_by_hops
         neighbour = target if target in self._peers.best else table.get(target, 0)
         if neighbour not in self._peers.best:

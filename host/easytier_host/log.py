@@ -1,8 +1,9 @@
 """Logging of the node: lines for people or JSON for machines, on standard error and in a rotated file.
 
-Loggers are called `easytier.<part>`.  Who works for one instance or peer logs through `bind`, which adds both to each line.  Only
-`main` calls `configured`; a program that embeds a node sets up logging as it likes.  Secrets are never given to a logger; a filter
-would be too late.  Host names and the like come from peers, so control characters in a message are written as escapes.
+Loggers are called `easytier.<part>`.  Who works for one instance or peer logs through `bind`, which adds both to each line.
+Only `main` calls `configured`; a program that embeds a node sets up logging as it likes.  Secrets are never given to a
+logger; a filter would be too late.  Host names and the like come from peers, so control characters in a message are written
+as escapes.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def configured(
 ) -> Iterator[None]:
     """Log to `stream` (standard error if None) and to `file` while entered.
 
-    Levels are the keys of `LEVELS`, `log_format` is `text` or `json`.  Raises OSError if the file or its directory cannot be made.
+    Levels are the keys of `LEVELS`, `log_format` is `text` or `json`.  Raises OSError if the file or its directory cannot be
+    made.
     """
     handlers: list[logging.Handler] = []
     if console_level != "off":
@@ -134,8 +136,8 @@ def _levelled(handler: logging.Handler, level: str) -> logging.Handler:
 class RateLimitedLogger:
     """At most one line in `interval` seconds for each key, for what a peer can cause at any rate.
 
-    The lines held back are counted, and the number stands in the next line of that key.  Of more than 256 keys the one that came up
-    longest ago is forgotten.
+    The lines held back are counted, and the number stands in the next line of that key.  Of more than 256 keys the one that
+    came up longest ago is forgotten.
     """
 
     def __init__(self, logger: AnyLogger, clock: Callable[[], float], interval: float = 10.0) -> None:

@@ -1,7 +1,7 @@
-"""The command `easytier-core`: reads the configuration, runs a node for each network until a signal, and says in its exit status why
-it ended.
+"""The command `easytier-core`: reads the configuration and runs a node for each network until a signal.
 
-0: ended as asked.  1: the configuration is wrong, or a node could not start; each fault is a line on standard error.  2: wrong usage.
+Exit status 0: ended as asked.  1: the configuration is wrong, or a node could not start; each fault is a line on standard
+error.  2: wrong usage.
 Everything heavy is imported only once it is needed, so that `--help` and a wrong option answer at once.
 """
 
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from easytier_host.config import Config, ConfigError, Loaded, load
@@ -87,20 +88,18 @@ def _run(loaded: Loaded, options: Options) -> int:
     from easytier_host.log import configured
 
     first = loaded.configs[0]
-    try:
-        log = configured(first.console_log_level, first.file_log, log_format=options.log_format)
-        log.__enter__()
-    except OSError as fault:
-        return _fail(f"log file in {first.file_log.dir}: {fault.strerror}")
     status = OK
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(configured(first.console_log_level, first.file_log, log_format=options.log_format))
+        except OSError as fault:
+            return _fail(f"log file in {first.file_log.dir}: {fault.strerror}")
         for warning in loaded.warnings:
             logger.warning("%s", warning)
-        anyio.run(_run_nodes, loaded.configs)
-    except* (NodeError, HooksError) as group:
-        status = _fail(*map(str, _leaves(group)))
-    finally:
-        log.__exit__(None, None, None)
+        try:
+            anyio.run(_run_nodes, loaded.configs)
+        except* (NodeError, HooksError) as group:
+            status = _fail(*map(str, _leaves(group)))
     return status
 
 

@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import permutations
 
 from tests.netns.nodes import NodeOptions, RunningNode, StockNode, make_node, reachable_hosts
 from tests.netns.topology import Namespace, Topology, wait_for
@@ -90,15 +92,15 @@ def sees(observer: StockNode, other: RunningNode) -> bool:
 
 def wait_joined(nodes: Sequence[RunningNode], timeout: float = JOIN_SECONDS) -> None:
     """Wait until each node reaches each other: by the routes of stock nodes, and by an echo every way."""
-    for one in nodes:
-        for other in nodes:
-            if one is other:
-                continue
-            if isinstance(one, StockNode):
-                wait_for(lambda one=one, other=other: sees(one, other), f"{one!r} has a route to {other!r}", timeout)  #
-                type: ignore[misc]
-            wait_for(lambda one=one, other=other: one.ping(other) == 1.0, f"echo from {one!r} to {other!r}", timeout)  #
-            type: ignore[misc]
+    for one, other in permutations(nodes, 2):
+        if isinstance(one, StockNode):
+            wait_for(partial(sees, one, other), f"{one!r} has a route to {other!r}", timeout)
+        wait_for(partial(reaches, one, other), f"echo from {one!r} to {other!r}", timeout)
+
+
+def reaches(one: RunningNode, other: RunningNode) -> bool:
+    """Whether one echo request from one node's namespace to the other's virtual address is answered."""
+    return one.ping(other) == 1.0
 
 
 def stock_of(nodes: Sequence[RunningNode], index: int) -> StockNode:

@@ -93,8 +93,7 @@ def test_strangers_stay_outside_and_everybody_stays_up(
     with pair(listening, dialling, scheme=scheme, differences=difference) as nodes:
         for each in nodes:
             if isinstance(each, OurNode):
-                wait_for(lambda each=each: word in each.log().lower(), f"log of {each!r} says {word!r}", REFUSED_SECONDS)  #
-                type: ignore[misc]
+                each.wait_logged(word, REFUSED_SECONDS)
         # Long enough for the dialling side to have tried again.
         deadline = time.monotonic() + 3
         while time.monotonic() < deadline:

@@ -101,6 +101,10 @@ class RunningNode(ABC):
     def log(self) -> str:
         return self.process.log()
 
+    def wait_logged(self, word: str, timeout: float) -> None:
+        """Return once the log holds `word`, in any case of letters."""
+        wait_for(lambda: word in self.log().lower(), f"{word!r} in the log of {self!r}", timeout)
+
     def ping(self, other: RunningNode, *, count: int = 1, size_bytes: int = 56, interval: float = 0.2) -> float:
         """Share of echo requests to the other's virtual address that were answered."""
         return self.namespace.ping(other.address, count=count, size_bytes=size_bytes, interval=interval)
@@ -214,12 +218,12 @@ def our_arguments(options: NodeOptions) -> list[str]:
     arguments = ["--hostname", options.hostname, "--instance-name", options.hostname, "--ipv4", options.ipv4]
     arguments += ["--network-name", options.network_name, "--network-secret", options.network_secret]
     arguments += ["--dev-name", options.dev_name]
-    if options.listeners:
-        arguments += ["--listeners", *options.listeners]
-    else:
+    for url in options.listeners:
+        arguments += ["--listeners", url]
+    if not options.listeners:
         arguments += ["--no-listener"]
-    if options.peers:
-        arguments += ["--peers", *options.peers]
+    for url in options.peers:
+        arguments += ["--peers", url]
     if options.algorithm == "off":
         arguments += ["--disable-encryption"]
     else:

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 
 from tests.netns.requirements import missing_for_netns
-from tests.netns.topology import live_processes, sweep_stale
+from tests.netns.topology import sweep_stale, take_logs
 
 
 def pytest_sessionstart() -> None:
@@ -18,8 +18,7 @@ def pytest_sessionstart() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    logs = take_logs()
     if report.failed:
-        for process in live_processes():
-            state = "running" if process.running else f"ended with {process.popen.returncode}"
-            report.sections.append((f"log of {process.label}, {state}", process.log_tail()))
+        report.sections.extend((f"log of {title}", text) for title, text in logs)
     return report

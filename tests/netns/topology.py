@@ -229,10 +229,18 @@ class Topology:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        _live.remove(self)
         with contextlib.ExitStack() as stack:
-            stack.callback(_live.remove, self)
             for namespace in self.namespaces:
                 stack.callback(namespace.destroy)
+        if value is not None:
+            _last_words.extend(self._logs())
+
+    def _logs(self) -> Iterator[tuple[str, str]]:
+        for namespace in self.namespaces:
+            for process in namespace.processes:
+                state = "running" if process.running else f"ended with {process.popen.returncode}"
+                yield f"{process.label}, {state}", process.log_tail()
 
     def namespace(self, label: str) -> Namespace:
         """A new namespace with `lo` up; `label` is for people and kept short."""
@@ -245,22 +253,7 @@ class Topology:
         """Join two namespaces by a veth pair with these addresses (`10.1.0.1/24`, or IPv6); return the device names."""
         number = next(self._links)
         names = (f"v{number}l", f"v{number}r")
-        argv = [
-            "ip",
-            "link",
-            "add",
-            names[0],
-            "netns",
-            left.name,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            names[1],
-            "netns",
-            right.name,
-        ]
-        _run(argv)
+        _run(f"ip link add {names[0]} netns {left.name} type veth peer name {names[1]} netns {right.name}".split())
         ends = list(zip((left, right), names, (left_address, right_address), strict=True))
         for end in ends:
             add_address(*end)
@@ -276,23 +269,7 @@ class Topology:
         for namespace, address in members.items():
             number = next(self._links)
             port, device = f"p{number}", f"v{number}"
-            _run(
-                [
-                    "ip",
-                    "link",
-                    "add",
-                    device,
-                    "netns",
-                    namespace.name,
-                    "type",
-                    "veth",
-                    "peer",
-                    "name",
-                    port,
-                    "netns",
-                    switch.name,
-                ]
-            )
+            _run(f"ip link add {device} netns {namespace.name} type veth peer name {port} netns {switch.name}".split())
             switch.run("ip", "link", "set", port, "master", "br0", "up")
             add_address(namespace, device, address)
             namespace.wait_up(device)
@@ -306,11 +283,11 @@ def add_address(namespace: Namespace, device: str, address: str) -> None:
     namespace.run("ip", "link", "set", device, "up")
 
 
-def live_processes() -> Iterator[LoggedProcess]:
-    """Every process of every topology that is open, for reports."""
-    for topology in _live:
-        for namespace in topology.namespaces:
-            yield from namespace.processes
+def take_logs() -> list[tuple[str, str]]:
+    """Title and last words of each process of the open topologies, and of those that ended in an error since the last call."""
+    logs = [*_last_words, *(log for topology in _live for log in topology._logs())]
+    _last_words.clear()
+    return logs
 
 
 def sweep_stale() -> list[str]:
@@ -326,7 +303,8 @@ def sweep_stale() -> list[str]:
 
 
 _live: list[Topology] = []
-"""Open topologies of this process, for the report of a failing test."""
+_last_words: list[tuple[str, str]] = []
+"""Open topologies of this process, and the logs of those that an error has closed, for the report of a failing test."""
 
 
 def _destroy(name: str) -> None:

@@ -11,7 +11,7 @@ USAGE: Final = 2
 def main() -> int:
     """Print what is missing and what to use instead; always returns 2."""
     print(
-        "easytier-tui: this version has no terminal monitor; read the log of easytier-core (--console-log-level debug)",
+        "easytier-tui: this version has no terminal monitor; see the log of easytier-core",
         file=sys.stderr,
     )
     return USAGE

@@ -56,6 +56,7 @@ class Option:
     to_toml: Callable[[str], Any] = str
     has_variable: bool = True
     status: Status = Status.USED
+    metavar: str = "VALUE"
 
     @property
     def variable(self) -> str:
@@ -92,23 +93,36 @@ def _flag(
 
 
 def _option(
-    name: str, key: str, group: str, *, short: str = "", to_toml: Callable[[str], Any] | None = None, has_variable: bool = True
+    name: str,
+    key: str,
+    group: str,
+    *,
+    short: str = "",
+    text: str = "",
+    metavar: str = "VALUE",
+    to_toml: Callable[[str], Any] | None = None,
+    has_variable: bool = True,
 ) -> Option:
     """The option of any other setting."""
     setting = SETTINGS[key]
     form = Form.LIST if setting.many else Form.SWITCH if setting.kind is BOOLEAN else Form.VALUE
     shown_in = group if setting.status is Status.USED else MISSING
-    return Option(
-        name, setting.text, shown_in, form, short, key, to_toml or setting.kind.from_text, has_variable, setting.status
-    )
+    convert = to_toml or setting.kind.from_text
+    return Option(name, text or setting.text, shown_in, form, short, key, convert, has_variable, setting.status, metavar)
 
 
 def _program(
-    name: str, text: str, form: Form = Form.VALUE, *, short: str = "", has_variable: bool = True, status: Status = Status.USED
+    name: str,
+    text: str,
+    form: Form = Form.VALUE,
+    *,
+    short: str = "",
+    has_variable: bool = True,
+    status: Status = Status.USED,
+    metavar: str = "VALUE",
 ) -> Option:
-    return Option(
-        name, text, PROGRAM if status is Status.USED else MISSING, form, short, has_variable=has_variable, status=status
-    )
+    group = PROGRAM if status is Status.USED else MISSING
+    return Option(name, text, group, form, short, has_variable=has_variable, status=status, metavar=metavar)
 
 
 def _peer_from_text(text: str) -> dict[str, str]:
@@ -123,23 +137,32 @@ OPTIONS: Final[Mapping[str, Option]] = {
             "configuration file; - is standard input; several files: several networks in one process",
             Form.LIST,
             short="c",
+            metavar="FILE",
         ),
-        _program("config-dir", "every *.toml file of a directory"),
+        _program("config-dir", "every *.toml file of a directory", metavar="DIR"),
         _program("disable-env-parsing", "leave $NAME in files as it is", Form.SWITCH, has_variable=False),
         _program("check-config", "say whether the configuration is good, and end", Form.SWITCH, has_variable=False),
         _program("list-plugins", "show the plugins that are installed, and end", Form.ACTION),
-        _program("log-format", "text or json"),
-        _option("network-name", "network_identity.network_name", NETWORK),
-        _option("network-secret", "network_identity.network_secret", NETWORK),
-        _option("peers", "peer", NETWORK, short="p", to_toml=_peer_from_text),
-        _option("external-node", "peer", NETWORK, short="e", to_toml=_peer_from_text),
-        _option("listeners", "listeners", NETWORK, short="l", to_toml=kinds.listeners_from_text),
-        _option("mapped-listeners", "mapped_listeners", NETWORK),
+        _program("log-format", "form of log lines: text or json", metavar="FORM"),
+        _option("network-name", "network_identity.network_name", NETWORK, metavar="NAME"),
+        _option("network-secret", "network_identity.network_secret", NETWORK, metavar="SECRET"),
+        _option("peers", "peer", NETWORK, short="p", text="peer to connect to", metavar="URL", to_toml=_peer_from_text),
+        _option("external-node", "peer", NETWORK, short="e", text="the same", metavar="URL", to_toml=_peer_from_text),
+        _option(
+            "listeners",
+            "listeners",
+            NETWORK,
+            short="l",
+            text="where peers may come in: a URL, a port (tcp and udp), a protocol, or protocol:port; 11010 without a file",
+            metavar="URL",
+            to_toml=kinds.listeners_from_text,
+        ),
+        _option("mapped-listeners", "mapped_listeners", NETWORK, metavar="URL"),
         Option("no-listener", "listen nowhere, whatever the file says", NETWORK, Form.SWITCH),
-        _option("ipv4", "ipv4", NODE, short="i"),
-        _option("ipv6", "ipv6", NODE),
-        _option("hostname", "hostname", NODE),
-        _option("instance-name", "instance_name", NODE, short="m"),
+        _option("ipv4", "ipv4", NODE, short="i", metavar="ADDRESS"),
+        _option("ipv6", "ipv6", NODE, metavar="ADDRESS"),
+        _option("hostname", "hostname", NODE, metavar="NAME"),
+        _option("instance-name", "instance_name", NODE, short="m", metavar="NAME"),
         _flag("no_tun", NODE),
         _flag("dev_name", NODE),
         _flag("mtu", NODE),
@@ -151,15 +174,35 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _flag("disable_kcp_input", TRAFFIC),
         _flag("disable_relay_kcp", TRAFFIC),
         _flag("disable_relay_data", TRAFFIC),
-        _option("proxy-networks", "proxy_network", SUBNETS, short="n", to_toml=kinds.proxy_network_from_text),
+        _option(
+            "proxy-networks",
+            "proxy_network",
+            SUBNETS,
+            short="n",
+            text="subnet to offer to the others: CIDR, or CIDR->CIDR under which they see it",
+            metavar="CIDR",
+            to_toml=kinds.proxy_network_from_text,
+        ),
         _flag("default_protocol", P2P),
         _flag("enable_ipv6", P2P, option="disable-ipv6", text="no IPv6 in the underlay", to_toml=_invert),
         _flag("disable_p2p", P2P),
-        _option("console-log-level", "console_logger.level", LOGS),
-        _option("file-log-level", "file_logger.level", LOGS),
-        _option("file-log-dir", "file_logger.dir", LOGS),
-        _option("file-log-size", "file_logger.size", LOGS),
-        _option("file-log-count", "file_logger.count", LOGS),
+        _option(
+            "console-log-level",
+            "console_logger.level",
+            LOGS,
+            text="log on standard error: off, error, warn, info, debug or trace",
+            metavar="LEVEL",
+        ),
+        _option(
+            "file-log-level",
+            "file_logger.level",
+            LOGS,
+            text="log in a file: off, error, warn, info, debug or trace",
+            metavar="LEVEL",
+        ),
+        _option("file-log-dir", "file_logger.dir", LOGS, text="directory of the log file", metavar="DIR"),
+        _option("file-log-size", "file_logger.size", LOGS, text="size at which the next file is begun", metavar="MB"),
+        _option("file-log-count", "file_logger.count", LOGS, metavar="NUMBER"),
         _option("dhcp", "dhcp", NODE, short="d"),
         _option("rpc-portal", "rpc_portal", NODE, short="r"),
         _option("rpc-portal-whitelist", "rpc_portal_whitelist", NODE),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
@@ -15,7 +16,7 @@ from typing import Any, Final, NoReturn
 from easytier_host.config.errors import ConfigError, nearest
 from easytier_host.config.kinds import choice, switch_from_text
 from easytier_host.config.option_table import MISSING, OPTIONS, Form, Option
-from easytier_host.config.schema import SETTINGS, Status
+from easytier_host.config.schema import Status
 from easytier_host.config.toml_lines import Path
 
 PROGRAM_NAME: Final = "easytier-core"
@@ -62,7 +63,8 @@ class _Parser(argparse.ArgumentParser):
 class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         # Looked up here since it costs more than all the rest of the start.
-        parser.exit(0, f"{parser.prog} {importlib.metadata.version(DISTRIBUTION)}\n")
+        sys.stdout.write(f"{parser.prog} {importlib.metadata.version(DISTRIBUTION)}\n")
+        parser.exit()
 
 
 def make_parser(program: str = PROGRAM_NAME) -> argparse.ArgumentParser:
@@ -93,7 +95,7 @@ def make_parser(program: str = PROGRAM_NAME) -> argparse.ArgumentParser:
                 *names, action="append", nargs="?", const="true", dest=option.name, metavar="true|false", help=text
             )
         else:
-            groups[option.group].add_argument(*names, action="append", dest=option.name, metavar=_metavar(option), help=text)
+            groups[option.group].add_argument(*names, action="append", dest=option.name, metavar=option.metavar, help=text)
     return made
 
 
@@ -170,13 +172,3 @@ class _Reader:
 def _values(option: Option, text: str) -> list[Any]:
     value = option.to_toml(text)
     return value if isinstance(value, list) else [value]
-
-
-def _metavar(option: Option) -> str:
-    if option.name == "config-file":
-        return "FILE"
-    return (
-        SETTINGS[option.key].kind.name.split()[0].strip(",").upper()
-        if option.key and '"' not in SETTINGS[option.key].kind.name
-        else "VALUE"
-    )

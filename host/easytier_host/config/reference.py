@@ -110,7 +110,7 @@ def _default(setting: Setting) -> str:
 
 
 def _option_row(option: Option) -> Sequence[str]:
-    value = {Form.VALUE: " VALUE", Form.LIST: " VALUE,...", Form.SWITCH: "", Form.ACTION: ""}[option.form]
+    value = {Form.VALUE: f" {option.metavar}", Form.LIST: f" {option.metavar},..."}.get(option.form, "")
     names = f"`-{option.short}`, `--{option.name}{value}`" if option.short else f"`--{option.name}{value}`"
     shown = f"`{option.variable}`" if option.variable else ""
     return (names, shown, f"`{option.key}`" if option.key else "", option.text, option.status.value)

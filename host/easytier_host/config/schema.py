@@ -1,7 +1,7 @@
 """Every key of a configuration file, written down once: what it holds, its default, whether this node acts on it.
 
-The file reader, the options (`option_table`) and `docs/configuration.md` are all made from these tables.  Names follow stock 2.6.4
-(wire specification, configuration 11.1 and 11.2).
+The file reader, the options (`option_table`) and `docs/configuration.md` are all made from these tables.  Names follow stock
+2.6.4 (wire specification, configuration 11.1 and 11.2).
 """
 
 from __future__ import annotations

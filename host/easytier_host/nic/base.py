@@ -1,11 +1,11 @@
 """What every network device is to the data path: IP packets in batches, with room for super-packets.
 
-A *device frame* is a 10-byte `virtio_net_hdr` (little-endian, as Linux defines it) followed by one IP packet.  The packet may be a
-super-packet of up to 64 KiB with an unfinished checksum; the header says so::
+A *device frame* is a 10-byte `virtio_net_hdr` (little-endian, as Linux defines it) followed by one IP packet.  The packet may
+be a super-packet of up to 64 KiB with an unfinished checksum; the header says so::
 
     offset size field
     0      1    flags        1 = NEEDS_CSUM: the checksum field holds the pseudo-header sum only
-    1      1    gso_type     0 none, 1 TCPv4, 4 TCPv6, 0x80 bit = ECN
+    1      1    gso_type     0 none, 1 TCPv4, 4 TCPv6, 5 UDP, 0x80 bit = ECN
     2      2    hdr_len      length of all headers
     4      2    gso_size     payload bytes of each segment
     6      2    csum_start   where the checksum begins
@@ -42,16 +42,17 @@ class Nic(ABC):
 
     @abstractmethod
     def write_packets(self, packets: Sequence[bytes]) -> None:
-        """Deliver whole IP packets with finished checksums, in order; neighbours of one TCP flow may be joined to super-packets.
+        """Deliver whole IP packets with finished checksums; segments of one TCP flow may be joined to super-packets.
 
-        What the device does not take is dropped and counted in `dropped_packets`; anything that is not IP likewise.
+        The order within each flow is kept.  What the device does not take is dropped and counted in `dropped_packets`; anything
+        that is not IP likewise.
         """
 
     @abstractmethod
     def write_frames(self, frames: Sequence[bytes]) -> None:
         """Deliver device frames as they are (a virtio header and one packet each); drops as `write_packets`."""
 
-    async def replace_routes(self, cidrs: Collection[IPv4Network | IPv6Network]) -> None:
+    async def replace_routes(self, cidrs: Collection[IPv4Network | IPv6Network]) -> None:  # noqa: B027 - right for most devices
         """Make exactly these networks lead into the device; raises `NicError`.  A device outside the kernel has no routes."""
 
     @property

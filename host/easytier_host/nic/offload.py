@@ -1,27 +1,27 @@
-"""Super-packets to packets (`split`) and back (`coalesce`): what a network card does in hardware, between the TUN device and the overlay.
+"""Super-packets to packets (`split`) and back (`coalesce`): the work that a network card does in hardware.
 
 Pure functions, no I/O and no state; they run for every packet of the node.  The device reader calls `split`, the device writer
 `coalesce`.  Device frames are described in `base`; headers in RFC 791 (IPv4), 8200 (IPv6), 9293 (TCP) and 768 (UDP).
 
-All checksums are ones'-complement sums (RFC 1071): the data, read as one big-endian number, modulo 65535.  A Python integer takes
-the whole payload at once, and folding it to a few hundred bits first is cheaper than dividing all of it (1.8 us against 2.8 us
-for 1328 bytes).
+All checksums are ones'-complement sums (RFC 1071): the data, read as one big-endian number, modulo 65535.  A Python integer
+takes the whole payload at once, and folding it to a few hundred bits first is cheaper than dividing all of it (1.8 us against
+2.8 us for 1328 bytes).
 
-`coalesce` does not touch payload bytes.  Each segment's own checksum says what its payload must sum to, and from these follows the
-checksum that the joined packet must have.  It is written complete, without NEEDS_CSUM, so that the kernel verifies it, at
-0.05 us a segment where Python takes 1.8 us.  A corrupt segment spoils the joined packet and is dropped by the kernel, as it would be
-alone.  This holds for packets that end at this host.  A packet that the kernel forwards is not verified but segmented again with
-new checksums, which would turn corruption into good data: so only packets to the `own` addresses are joined.  Writing the
-others one by one (1.2 us each) costs less than summing them here.
+`coalesce` does not touch payload bytes.  Each segment's own checksum says what its payload must sum to, and from these follows
+the checksum that the joined packet must have.  It is written complete, without NEEDS_CSUM, so that the kernel verifies it, at
+0.05 us a segment where Python takes 1.8 us.  A corrupt segment spoils the joined packet, which the kernel drops as it would
+drop the segment alone.  This holds for packets that end at this host.  A packet that the kernel forwards is not verified but
+segmented again with new checksums, which would turn corruption into good data: so only packets to the `own` addresses are
+joined.  Writing the others one by one (1.2 us each) costs less than summing them here.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Container, Sequence
-from typing import Final
+from typing import Any, Final
 
-from .base import VNET_HEADER_SIZE
+from easytier_host.nic.base import VNET_HEADER_SIZE
 
 # Fixed by Linux (include/uapi/linux/virtio_net.h) and by the RFCs.
 VNET_HEADER: Final = struct.Struct("<BBHHHH")
@@ -70,8 +70,8 @@ def ones_complement_sum(data: bytes | memoryview) -> int:
 def split(frame: bytes, mtu: int) -> list[bytes]:
     """The whole IP packets with finished checksums that one device frame stands for, in order.
 
-    A super-packet gives segments of the size its virtio header asks for, smaller where a packet would exceed `mtu` (bytes); other
-    packets keep their size.  ValueError if the frame is malformed, or a finished super-packet has a wrong checksum.
+    A super-packet gives segments of the size its virtio header asks for, smaller where a packet would exceed `mtu` (bytes);
+    other packets keep their size.  ValueError if the frame is malformed, or a finished super-packet has a wrong checksum.
     """
     if len(frame) < VNET_HEADER_SIZE + 20:
         raise ValueError(f"device frame of {len(frame)} bytes is too short for an IP packet")
@@ -84,14 +84,16 @@ def split(frame: bytes, mtu: int) -> list[bytes]:
         return [_complete_checksum(packet, checksum_start, checksum_offset)] if flags & NEEDS_CSUM else [packet]
 
     kind = gso_type & ~GSO_ECN
-    if kind not in (GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4) or (kind == GSO_TCPV4 and version == 6) or (kind == GSO_TCPV6 and version == 4):
+    if kind not in (GSO_UDP_L4, GSO_TCPV4 if version == 4 else GSO_TCPV6):
         raise ValueError(f"segmentation type {gso_type} does not fit IPv{version}")
     protocol = _UDP if kind == GSO_UDP_L4 else _TCP
     transport = _transport_offset(packet, protocol, checksum_start if flags & NEEDS_CSUM else None)
     header_size = transport + (8 if protocol == _UDP else 4 * (packet[transport + 12] >> 4))
     size = min(gso_size, mtu - header_size)
     if size <= 0 or len(packet) <= header_size or (protocol == _TCP and header_size - transport < 20):
-        raise ValueError(f"super-packet of {len(packet)} bytes, {header_size} of them headers, cannot be cut to {gso_size} (MTU {mtu})")
+        raise ValueError(
+            f"super-packet of {len(packet)} bytes, {header_size} of headers, cannot be cut to {gso_size}, MTU {mtu}"
+        )
     return _segment(packet, transport, header_size, size, _pseudo_sum(packet, transport, protocol, flags))
 
 
@@ -127,7 +129,7 @@ def _pseudo_sum(packet: bytes, transport: int, protocol: int, flags: int) -> int
 
 
 def _complete_checksum(packet: bytes, start: int, offset: int) -> bytes:
-    """`packet` with the checksum that covers `start` to its end stored at `start + offset`; the field held the pseudo-header's sum."""
+    """`packet` with the checksum of all from `start` on stored at `start + offset`, which held the pseudo-header's sum."""
     field = start + offset
     if start < 20 or field + 2 > len(packet):
         raise ValueError(f"checksum at {start}+{offset} lies outside of a packet of {len(packet)} bytes")
@@ -137,7 +139,7 @@ def _complete_checksum(packet: bytes, start: int, offset: int) -> bytes:
 
 
 def _segment(packet: bytes, transport: int, header_size: int, size: int, pseudo: int) -> list[bytes]:
-    """The segments of a super-packet, TCP or UDP by the length of its header, with `size` bytes of payload each but the last."""
+    """The segments of a super-packet, TCP or UDP by the length of its header; `size` bytes of payload each but the last."""
     header = bytearray(packet[:header_size])
     header_view = memoryview(header)
     ipv4 = packet[0] >> 4 == 4
@@ -161,7 +163,7 @@ def _segment(packet: bytes, transport: int, header_size: int, size: int, pseudo:
     (bits1, mask1), (bits2, mask2), (bits3, mask3), (bits4, mask4) = _FOLDS
     from_bytes = int.from_bytes
     join = b"".join
-    packets = []
+    packets: list[bytes] = []
     append = packets.append
     end = len(packet)
     last = end - 1 - (end - header_size - 1) % size
@@ -187,7 +189,8 @@ def _segment(packet: bytes, transport: int, header_size: int, size: int, pseudo:
         else:
             _UINT16.pack_into(header, 4, header_size + length - 40)
         if tcp:
-            write_tcp(header, transport + 4, sequence, acknowledgement, flags_now, window, -(total + sequence + flags_now) % 65535)
+            checksum = -(total + sequence + flags_now) % 65535
+            write_tcp(header, transport + 4, sequence, acknowledgement, flags_now, window, checksum)
             sequence = sequence + size & 0xFFFFFFFF
             flags_now &= ~_CWR
         else:
@@ -200,22 +203,19 @@ def _segment(packet: bytes, transport: int, header_size: int, size: int, pseudo:
 def coalesce(packets: Sequence[bytes], own: Container[bytes]) -> list[list[bytes]]:
     """Device frames for `packets`, each as a list of buffers for `os.writev`: a virtio header first, then what follows.
 
-    Runs of TCP segments to `own` addresses (packed, 4 or 16 bytes) become one super-packet each; flows may be interleaved.  Joined
-    are segments with data that follow each other without a gap and agree in addresses, ports, acknowledgement, window, options,
-    TOS, TTL and DF, carry no flag but ACK, PSH and FIN, and are equally long but for a shorter last one; PSH and FIN end a run.
-    Everything else, malformed packets too, passes as it is.  The order within each flow is kept.
+    Runs of TCP segments to `own` addresses (packed, 4 or 16 bytes) become one super-packet each; flows may be interleaved.
+    Joined are segments with data that follow each other without a gap and agree in addresses, ports, acknowledgement, window,
+    options, TOS, TTL and DF, carry no flag but ACK, PSH and FIN, and are equally long but for a shorter last one; PSH and FIN
+    end a run.  Everything else, malformed packets too, passes as it is.  The order within each flow is kept.
     """
     frames: list[_Run | bytes] = []
     open_runs: dict[bytes, _Run] = {}
     for packet in packets:
         size = len(packet)
         if size >= 40 and packet[0] == 0x45 and packet[9] == _TCP:
-            traffic, ip_size, lifetime, flow, sequence, acknowledgement, offset_flags, window, checksum = _IPV4_TCP.unpack_from(packet)
-            transport = 20
+            fields, transport, uncounted = _IPV4_TCP.unpack_from(packet), 20, 0
         elif size >= 60 and packet[0] >> 4 == 6 and packet[6] == _TCP:
-            traffic, ip_size, lifetime, flow, sequence, acknowledgement, offset_flags, window, checksum = _IPV6_TCP.unpack_from(packet)
-            ip_size += 40
-            transport = 40
+            fields, transport, uncounted = _IPV6_TCP.unpack_from(packet), 40, 40
         else:
             if size >= 40 and packet[0] != 0x45 and packet[6] not in _WITHOUT_SEGMENTS:
                 # Options or extension headers may hide a segment of any open flow, which must not overtake it.
@@ -223,6 +223,7 @@ def coalesce(packets: Sequence[bytes], own: Container[bytes]) -> list[list[bytes
             frames.append(packet)
             continue
 
+        traffic, ip_size, lifetime, flow, sequence, acknowledgement, offset_flags, window, checksum = fields
         run = open_runs.get(flow)
         if run is not None:
             if (
@@ -231,14 +232,14 @@ def coalesce(packets: Sequence[bytes], own: Container[bytes]) -> list[list[bytes
                 and acknowledgement == run.acknowledgement
                 and window == run.window
                 and run.header_size < size <= run.packet_size
-                and size == ip_size
+                and size == ip_size + uncounted
                 and packet[transport + 18 : run.header_size] == run.options
                 and lifetime == run.lifetime
                 and traffic == run.traffic
             ):
                 run.packets.append(packet)
                 contribution = size + sequence + offset_flags + checksum
-                # Behind an odd number of bytes the words of a payload straddle those of its own checksum: 256 * x swaps them.
+                # Behind an odd number of bytes the words of a payload straddle those of its own checksum: 256 x swaps them.
                 run.sum += contribution << 8 if run.odd and not len(run.packets) & 1 else contribution
                 run.next_sequence = sequence + run.payload_size & 0xFFFFFFFF
                 if size != run.packet_size or offset_flags & _FIN_PSH or len(run.packets) == run.limit:
@@ -248,12 +249,11 @@ def coalesce(packets: Sequence[bytes], own: Container[bytes]) -> list[list[bytes
         header_size = transport + (offset_flags >> 10 & 0x3C)
         if (
             offset_flags & _TCP_FLAGS == _ACK
-            and transport + 20 <= header_size < size == ip_size
+            and transport + 20 <= header_size < size == ip_size + uncounted
             and (transport == 40 or lifetime[:2] in _UNFRAGMENTED)
             and (flow[4:8] if transport == 20 else flow[16:32]) in own
         ):
-            fields = traffic, lifetime, flow, sequence, acknowledgement, offset_flags, window, checksum
-            run = _Run(packet, transport, header_size, *fields)
+            run = _Run(packet, transport, header_size, fields)
             frames.append(run)
             if run.limit > 1:
                 open_runs[flow] = run
@@ -263,22 +263,10 @@ def coalesce(packets: Sequence[bytes], own: Container[bytes]) -> list[list[bytes
 
 
 class _Run:
-    """TCP segments that will be one super-packet; `sum` is of what differs between them: packet size, sequence, flags, checksum."""
+    """TCP segments that will be one super-packet; `sum` is of what differs: packet size, sequence, flags and checksum."""
 
-    def __init__(
-        self,
-        packet: bytes,
-        transport: int,
-        header_size: int,
-        traffic: bytes,
-        lifetime: bytes,
-        flow: bytes,
-        sequence: int,
-        acknowledgement: bytes,
-        offset_flags: int,
-        window: int,
-        checksum: int,
-    ) -> None:
+    def __init__(self, packet: bytes, transport: int, header_size: int, fields: tuple[Any, ...]) -> None:
+        traffic, _, lifetime, flow, sequence, acknowledgement, offset_flags, window, checksum = fields
         self.packets = [packet]
         self.transport = transport
         self.header_size = header_size
@@ -286,16 +274,16 @@ class _Run:
         self.payload_size = len(packet) - header_size
         self.limit = min(MAX_JOINED_SEGMENTS, (_MAX_PACKET - header_size) // self.payload_size)
         self.odd = self.payload_size & 1
-        self.traffic = traffic
-        self.lifetime = lifetime
-        self.flow = flow
-        self.first_sequence = sequence
-        self.next_sequence = sequence + self.payload_size & 0xFFFFFFFF
-        self.acknowledgement = acknowledgement
-        self.offset_flags = offset_flags
-        self.window = window
+        self.traffic: bytes = traffic
+        self.lifetime: bytes = lifetime
+        self.flow: bytes = flow
+        self.first_sequence: int = sequence
+        self.next_sequence: int = sequence + self.payload_size & 0xFFFFFFFF
+        self.acknowledgement: bytes = acknowledgement
+        self.offset_flags: int = offset_flags
+        self.window: int = window
         self.options = packet[transport + 18 : header_size]
-        self.sum = len(packet) + sequence + offset_flags + checksum
+        self.sum: int = len(packet) + sequence + offset_flags + checksum
 
     def join(self) -> list[bytes]:
         """The device frame: headers, then each payload."""

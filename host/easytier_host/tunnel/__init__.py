@@ -60,8 +60,9 @@ async def listen(
 ) -> Listener:
     """Listen at `url`; IPv6 addresses take IPv6 only.  `on_tunnel` gets each tunnel before its first frame and must not raise.
 
-    It sets `on_frames` and `on_close`, or closes the tunnel to refuse it.  The limits, in all and for one IP address, hold
-    for UDP, where a tunnel costs a stranger one datagram.
+    It sets `on_frames` and `on_close`, or closes the tunnel to refuse it; it does not send, since over UDP the answer that
+    opens the connector's end leaves after it returns.  The limits, in all and for one IP address, hold for UDP, where a
+    tunnel costs a stranger one datagram.
 
     Raises `TunnelError`, naming the URL, if the address is not to be had.
     """

@@ -66,7 +66,7 @@ async def connect(endpoints: Sequence[Endpoint], tasks: TaskGroup, *, timeout: f
                     with anyio.move_on_after(ATTEMPT_SECONDS):
                         await failed.wait()
         if not opened:
-            raise TunnelError("; ".join(dict.fromkeys(failures)) or f"no answer within {timeout:g} s")
+            raise TunnelError("; ".join(dict.fromkeys(failures)) or f"no answer within {timeout:.2g} s")
         await anyio.sleep(SETTLE_SECONDS)
         winner, conn_id, endpoint = opened.pop(0)
         try:

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Collection, Mapping
 
 import pytest
+
 from easytier_hooks import PluginConfigError, PluginInfo, PluginLoadError, PluginManager, PluginState
 from easytier_hooks.loading import HOOK_NAMES, listing
-
 from tests.unit.hooks.conftest import SitePackages
 
 WATCHER = """
@@ -69,7 +69,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_and_all_names(site: SitePa
     with pytest.raises(PluginConfigError) as caught:
         manager_for(site, {"flow_logg": setting}).load()
     assert str(caught.value) == (
-        "plugin 'flow_logg' is not installed; did you mean 'flow_log'?. Installed: flow_log, port_policy"
+        "plugin 'flow_logg' is not installed (did you mean 'flow_log'?); installed: flow_log, port_policy"
     )
 
 
@@ -107,7 +107,7 @@ BROKEN = {
     "exit": ("raise SystemExit(3)", "SystemExit: 3"),
     "misspelt": (
         "@hookimpl\ndef on_tcp_flwo(flow, event): pass",
-        "there is no hook 'on_tcp_flwo'; did you mean 'on_tcp_flow'?",
+        "there is no hook 'on_tcp_flwo' (did you mean 'on_tcp_flow'?)",
     ),
     "unmarked": ("def on_tcp_flow(flow, event): pass", "no function of it is marked with @hookimpl"),
     "argument": ("@hookimpl\ndef on_tcp_flow(flow, evnt): pass", "evnt"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import cast
 
 import pytest
+
 from easytier_hooks import Candidate, Capability, HostServices, PeerInfo, PluginCounters, PluginManager, TcpFlow, hookimpl
 
 
@@ -56,7 +57,7 @@ def manager_with(*plugins: object) -> PluginManager:
 
 
 def host_for(name: str, options: Mapping[str, object]) -> HostServices:
-    return cast(HostServices, (name, dict(options)))
+    return cast("HostServices", (name, dict(options)))
 
 
 def test_each_plugin_registers_with_services_of_its_own() -> None:
@@ -73,7 +74,7 @@ def test_each_plugin_registers_with_services_of_its_own() -> None:
 
 @pytest.mark.parametrize("name", ["tcp", "", "KCP", "a b", "x" * 33, 7])
 def test_a_transport_without_a_proper_name_is_refused(name: object, caplog: pytest.LogCaptureFixture) -> None:
-    manager = manager_with(Bringing(Carrier(cast(str, name)), Carrier("good")))
+    manager = manager_with(Bringing(Carrier(cast("str", name)), Carrier("good")))
     assert list(manager.transports(host_for)) == ["good"]
     assert manager.counters()["p0"] == PluginCounters(nonsense=1)
     assert "plugin p0: register_transports" in caplog.text
@@ -105,7 +106,7 @@ def test_a_plugin_that_raises_is_skipped(caplog: pytest.LogCaptureFixture) -> No
 
     class Nameless(Carrier):
         @property
-        def name(self) -> str:  # type: ignore[override]
+        def name(self) -> str:
             raise OSError("no name")
 
         @name.setter

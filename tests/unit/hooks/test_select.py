@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import anyio
 import pytest
 from anyio import to_thread
+
 from easytier_hooks import TCP, Candidate, PeerInfo, PluginCounters, PluginManager, Seen, Selection, TcpFlow, hookimpl
 from easytier_hooks.testing import make_flow, make_peer
 
@@ -203,7 +204,7 @@ async def test_a_plugin_that_misses_five_times_in_a_row_rests_for_thirty_seconds
         assert await ask(manager) == DEFAULT
         clock.now += 0.1
         # The thread has to leave the first question; a generous deadline makes the last one independent of load.
-        manager._question_deadline = WAIT
+        manager.question_deadline = WAIT
         assert await ask(manager) == Selection(TCP, "chosen by plugin p0", "p0")
     assert manager.counters()["p0"] == PluginCounters(missed=5)
     assert slow.asked == 2, "questions that nobody waits for any more are not put"
@@ -216,13 +217,13 @@ async def test_an_answer_in_time_clears_the_misses() -> None:
         for _ in range(4):
             await ask(manager)
         slow.release.set()
-        manager._question_deadline = WAIT
+        manager.question_deadline = WAIT
         assert (await ask(manager)).chosen_by == "p0"
         slow.release.clear()
-        manager._question_deadline = 0.01
+        manager.question_deadline = 0.01
         assert await ask(manager) == DEFAULT
         slow.release.set()
-        manager._question_deadline = WAIT
+        manager.question_deadline = WAIT
         assert (await ask(manager)).chosen_by == "p0", "the fifth miss was not the fifth in a row"
 
 
@@ -230,10 +231,10 @@ async def test_a_miss_is_that_of_the_plugin_that_took_most_of_the_time() -> None
     class Dawdling:
         @hookimpl
         def select_transport(self) -> None:
-            threading.Event().wait(0.15)
+            threading.Event().wait(0.07)
 
     starved = Blocked()
-    manager = manager_with(starved, Dawdling(), deadline=0.2)
+    manager = manager_with(starved, Dawdling(), deadline=0.1)
     async with manager.running():
         assert await ask(manager) == DEFAULT
         starved.release.set()
@@ -246,10 +247,10 @@ async def test_an_answer_in_time_counts_though_the_loop_was_late() -> None:
     class Stalling:
         @hookimpl
         def select_transport(self) -> str:
-            loop.call_soon_threadsafe(time.sleep, 0.1)
+            loop.call_soon_threadsafe(time.sleep, 0.05)
             return TCP
 
-    manager = manager_with(Stalling(), deadline=0.05)
+    manager = manager_with(Stalling(), deadline=0.03)
     async with manager.running():
         assert (await ask(manager)).chosen_by == "p0"
 
@@ -269,6 +270,16 @@ async def test_the_deadline_holds_for_many_questions_at_once_and_with_a_full_que
                     tasks.start_soon(one)
             slow.release.set()
     assert answers == [DEFAULT] * 100
+
+
+async def test_a_dropped_question_that_nobody_waits_for_is_not_counted_twice() -> None:
+    slow = Blocked()
+    manager = manager_with(slow, deadline=0.005, queue_calls=2)
+    async with manager.running():
+        for _ in range(5):
+            assert await ask(manager) == DEFAULT
+        slow.release.set()
+    assert manager.counters()["p0"] == PluginCounters(missed=5)
 
 
 async def test_an_asker_that_is_cancelled_leaves_nothing_to_do() -> None:

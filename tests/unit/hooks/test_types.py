@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError, fields
 from ipaddress import ip_address
 
 import pytest
+
 from easytier_hooks import Capability, FlowKey, PeerCapabilities
 from easytier_hooks.guard import Fault, PluginCounters
 from easytier_hooks.testing import make_flow, make_peer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from easytier_host.tunnel import ring
@@ -77,7 +78,7 @@ async def test_cancelling_the_tasks_closes_both_ends() -> None:
     async with anyio.create_task_group() as tasks:
         left, right = ring.pair(tasks)
         ours, theirs = Observer(left), Observer(right)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
     assert left.closed
     assert right.closed

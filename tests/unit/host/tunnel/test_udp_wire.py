@@ -89,7 +89,9 @@ def test_frames_of_a_forbidden_size_are_left_out() -> None:
     assert [frame for batch in batch_frames(1, frames) for _, _, frame in unpack(batch)] == [bytes(16), bytes(2000)]
 
 
-@given(st.integers(0, 2**32 - 1), st.lists(st.tuples(st.sampled_from([16, 17, 60, 1300, 2000]), st.integers(1, 80)), max_size=12))
+@given(
+    st.integers(0, 2**32 - 1), st.lists(st.tuples(st.sampled_from([16, 17, 60, 1300, 2000]), st.integers(1, 80)), max_size=12)
+)
 def test_what_is_packed_comes_out_in_order(conn_id: int, runs: list[tuple[int, int]]) -> None:
     total = sum(count for _, count in runs)
     lengths = [size for size, count in runs for _ in range(count)]

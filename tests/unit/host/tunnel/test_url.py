@@ -91,7 +91,10 @@ def test_a_message_does_not_repeat_a_huge_url() -> None:
     assert len(str(caught.value)) < 300
 
 
-@given(st.text(max_size=80) | st.builds("{}://{}:{}".format, st.sampled_from(["udp", "tcp"]), st.text(max_size=30), st.text(max_size=6)))
+@given(
+    st.text(max_size=80)
+    | st.builds("{}://{}:{}".format, st.sampled_from(["udp", "tcp"]), st.text(max_size=30), st.text(max_size=6))
+)
 def test_any_text_is_read_or_turned_away(text: str) -> None:
     try:
         url = TunnelUrl.parse(text)

@@ -1,0 +1,201 @@
+"""The node's network device on Linux: a TUN device whose kernel side sends and takes super-packets of up to 64 KiB.
+
+It is opened with a virtio header before each packet (IFF_VNET_HDR), so that one read or write moves some 45 packets of a TCP
+flow.  It is not persistent: it goes with the process, and its addresses and routes go with it.  `open_tun` is called by the
+instance, the rest by the data path.  Source of the ioctl numbers and flags: Linux, include/uapi/linux/if_tun.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+
+from easytier_host.nic import netlink
+from easytier_host.nic.base import VNET_HEADER_SIZE, Nic, NicError
+from easytier_host.nic.netlink import Interface, Network
+from easytier_host.nic.offload import PLAIN_VNET_HEADER, coalesce, split
+
+# Fixed by Linux.
+_IFF_TUN: Final = 0x0001
+_IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
+_IFF_TUN_EXCL: Final = 0x8000
+_TUNSETOFFLOAD: Final = 0x400454D0
+_OFFLOAD_CSUM_TSO4_TSO6: Final = 0x07
+_OFFLOAD_TSO_ECN: Final = 0x08
+_OFFLOAD_USO4_USO6: Final = 0x60
+
+# Chosen by us.
+_OFFLOADS: Final = (
+    _OFFLOAD_CSUM_TSO4_TSO6 | _OFFLOAD_TSO_ECN | _OFFLOAD_USO4_USO6,
+    _OFFLOAD_CSUM_TSO4_TSO6 | _OFFLOAD_TSO_ECN,
+    _OFFLOAD_CSUM_TSO4_TSO6,
+)
+"""Best first; UDP segmentation needs Linux 6.2."""
+_READ_SIZE: Final = VNET_HEADER_SIZE + 65_535 + 40
+"""A packet of the largest size that an IPv6 header can state."""
+_BATCH_FRAMES: Final = 64
+_BATCH_BYTES: Final = 1 << 20
+"""A batch ends here even if more is ready, so that the event loop gets its turn after about a millisecond of work."""
+QUEUE_LENGTH: Final = 500
+"""Packets or super-packets that wait in the kernel for the node; the kernel's own default for TUN devices."""
+
+_log = logging.getLogger(__name__)
+
+
+async def open_tun(name: str, mtu: int, addresses: Iterable[Interface], *, queue_length: int = QUEUE_LENGTH) -> TunNic:
+    """Make a TUN device, give it its addresses and bring it up.
+
+    `name` may be empty or hold `%d`, then the kernel numbers it.  `mtu` in bytes.  NicError, with what to do about it, if the
+    name is taken or not valid, permission or a package is missing, or an address is refused; no device stays behind then.
+    """
+    own = tuple(addresses)
+    device = _open_device(name)
+    try:
+        actual: str = device.name
+        os.set_blocking(device.fileno(), False)
+        _enable_offload(actual, device.fileno())
+        settings = partial(netlink.configure, actual, mtu=mtu, queue_length=queue_length, addresses=own)
+        index = await anyio.to_thread.run_sync(settings)
+    except BaseException:
+        device.close()
+        raise
+    return TunNic(device, actual, mtu, index, own)
+
+
+class TunNic(Nic):
+    """An open TUN device.  One task reads, one writes; made by `open_tun`."""
+
+    def __init__(self, device: Any, name: str, mtu: int, index: int, addresses: Iterable[Interface]) -> None:
+        self.name = name
+        self.mtu = mtu
+        self._device = device
+        self._fd: int = device.fileno()
+        self._own = frozenset(address.packed for address in addresses)
+        self._routes = netlink.Routes(name, index)
+        self._routes_lock = anyio.Lock()
+        self._dropped = 0
+
+    async def replace_routes(self, cidrs: Collection[Network]) -> None:
+        """Make exactly `cidrs` lead into this device, besides the prefixes of its own addresses.
+
+        A network that the host already routes elsewhere is left alone and logged.  NicError if the device is gone.
+        """
+        async with self._routes_lock:
+            self._check_open()
+            await anyio.to_thread.run_sync(self._routes.replace, frozenset(cidrs))
+
+    async def wait_readable(self) -> None:
+        self._check_open()
+        try:
+            await anyio.wait_readable(self._fd)
+        except (anyio.ClosedResourceError, OSError) as error:
+            raise NicError(f"network device {self.name} is closed") from error
+
+    def read_batch(self) -> list[bytes]:
+        self._check_open()
+        frames: list[bytes] = []
+        room = _BATCH_BYTES
+        try:
+            while room > 0 and len(frames) < _BATCH_FRAMES:
+                frame = os.read(self._fd, _READ_SIZE)
+                frames.append(frame)
+                room -= len(frame)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            # Deleted by someone else: EBADFD.  What was read before it counts; the next call meets the error again.
+            if not frames:
+                raise NicError(f"network device {self.name} is gone: {error.strerror}") from error
+        return frames
+
+    def write_packets(self, packets: Sequence[bytes]) -> None:
+        for buffers in coalesce(packets, self._own):
+            try:
+                os.writev(self._fd, buffers)
+            except OSError as error:
+                if error.errno == errno.EINVAL and len(buffers) > 2:
+                    self._write_apart(buffers)
+                else:
+                    self._dropped += len(buffers) - 1
+
+    def write_frames(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            try:
+                os.write(self._fd, frame)
+            except OSError:
+                self._dropped += 1
+
+    @property
+    def dropped_packets(self) -> int:
+        return self._dropped
+
+    def close(self) -> None:
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        with suppress(anyio.NoEventLoopError):
+            anyio.notify_closing(fd)
+        self._device.close()
+
+    def _check_open(self) -> None:
+        if self._fd < 0:
+            raise NicError(f"network device {self.name} is closed")
+
+    def _write_apart(self, buffers: list[bytes]) -> None:
+        """Deliver a super-packet in pieces: this kernel does not take one whose checksum is complete.  No more are joined."""
+        _log.warning("%s: the kernel does not take joined packets; writing them one by one", self.name)
+        self._own = frozenset()
+        try:
+            packets = split(b"".join(buffers), self.mtu)
+        except ValueError:
+            self._dropped += len(buffers) - 1
+            return
+        self.write_frames([PLAIN_VNET_HEADER + packet for packet in packets])
+
+
+def _open_device(name: str) -> Any:
+    try:
+        from pytun import TunTapDevice
+    except (ImportError, SyntaxError) as error:
+        # The package named pytun is a different one, for Python 2.
+        raise NicError("the network device needs the package python-pytun; install it, or use --no-tun") from error
+    try:
+        # EXCL: never attach to a persistent device that belongs to someone else.
+        return TunTapDevice(name=name, flags=_IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_TUN_EXCL)
+    except OSError as error:
+        raise NicError(_open_failure(name, error)) from error
+
+
+def _open_failure(name: str, error: OSError) -> str:
+    match error.errno:
+        case errno.EPERM | errno.EACCES:
+            return "not allowed to make a network device: run as root or give CAP_NET_ADMIN, or use --no-tun"
+        case errno.ENOENT | errno.ENODEV | errno.ENXIO:
+            return "/dev/net/tun is missing: load the kernel module tun, pass the device into the container, or use --no-tun"
+        case errno.EBUSY:
+            return f"a network device named {name} exists already: choose another dev_name"
+        case errno.EINVAL | None:
+            return f"{name!r} is not a valid name for a network device: up to 15 letters, digits, '-' and '_'"
+        case _:
+            return f"cannot make network device {name}: {error}"
+
+
+def _enable_offload(name: str, fd: int) -> None:
+    for offload in _OFFLOADS:
+        try:
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, offload)
+        except OSError:
+            continue
+        _log.debug("%s: segmentation and checksum offload %#x", name, offload)
+        return
+    _log.info("%s: the kernel offers no segmentation offload; large transfers cost more CPU", name)

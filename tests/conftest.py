@@ -1,0 +1,19 @@
+"""Shared by all tests: the depth of property tests, and the event loop of anyio tests."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A shared machine may stall for longer than any one example takes.
+settings.register_profile("fast", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("deep", max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("ET_HYPOTHESIS", "fast"))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The loop on which tests marked `anyio` run."""
+    return "asyncio"

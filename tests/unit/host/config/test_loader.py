@@ -1,0 +1,404 @@
+"""From text to `Config`, and what is said about text that cannot become one."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from easytier_host.config import Config, ConfigError, Flags, Loaded, PortForward, ProxyNetwork, load, load_text
+from easytier_host.config.loader import MAX_FILE_BYTES
+from easytier_host.config.options import parse
+
+STOCK_FILE = """\
+instance_name = "a"
+instance_id = "7f0c3f3e-13b8-4ba8-9b6c-0d7d3e8f8a11"
+hostname = "a-host-name-of-more-than-32-characters"
+ipv4 = "10.144.144.1/16"
+ipv6 = "fd00::1/64"
+listeners = ["tcp://0.0.0.0:11010", "udp://[::]"]
+mapped_listeners = ["tcp://203.0.113.9:443"]
+stun_servers = ["stun.example.org"]
+
+[network_identity]
+network_name = "n"
+network_secret = "s"
+
+[[peer]]
+uri = "udp://203.0.113.5:11010"
+
+[[peer]]
+uri = "tcp://node.example.org"
+peer_public_key = "k"
+
+[[proxy_network]]
+cidr = "10.1.2.0/24"
+mapped_cidr = "10.9.9.0/24"
+allow = ["tcp"]
+
+[flags]
+enable_kcp_proxy = true
+data_compress_algo = 2
+mtu = 1400
+
+[console_logger]
+level = "DEBUG"
+
+[file_logger]
+dir = "/var/log"
+
+[plugins]
+kcp = { window = 1024 }
+other = false
+"""
+
+
+def problems(text: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_text(text, "a.toml", environ=environ)
+    return list(caught.value.problems)
+
+
+def warnings(text: str) -> list[str]:
+    return list(load_text(text, "a.toml", environ={}).warnings)
+
+
+def from_options(*argv: str, **environ: str) -> Loaded:
+    return load(parse(argv, environ), environ=environ)
+
+
+def config_of(text: str, *argv: str, **environ: str) -> Config:
+    [config] = load_text(text, "a.toml", parse(argv, environ), environ=environ).configs
+    return config
+
+
+def test_a_stock_file_is_read_in_full() -> None:
+    loaded = load_text(STOCK_FILE, "a.toml", environ={})
+    [config] = loaded.configs
+    assert loaded.warnings == ()
+    assert config.instance_name == "a"
+    assert config.instance_id == UUID("7f0c3f3e-13b8-4ba8-9b6c-0d7d3e8f8a11")
+    assert config.hostname == "a-host-name-of-more-than-32-char"
+    assert (config.network_name, config.network_secret) == ("n", "s")
+    assert config.ipv4 == IPv4Interface("10.144.144.1/16")
+    assert config.ipv6 == IPv6Interface("fd00::1/64")
+    assert config.listeners == ("tcp://0.0.0.0:11010", "udp://[::]:11010")
+    assert config.mapped_listeners == ("tcp://203.0.113.9:443",)
+    assert config.peers == ("udp://203.0.113.5:11010", "tcp://node.example.org:11010")
+    assert config.proxy_networks == (ProxyNetwork(IPv4Network("10.1.2.0/24"), IPv4Network("10.9.9.0/24")),)
+    assert config.flags == Flags(enable_kcp_proxy=True, data_compress_algo=2, mtu=1400)
+    assert config.console_log_level == "debug"
+    assert (config.file_log.dir, config.file_log.level) == ("/var/log", "info")
+    assert config.plugins == {"kcp": {"window": 1024}, "other": False}
+
+
+def test_an_empty_file_gives_the_defaults_and_listens_nowhere() -> None:
+    config, other = config_of(""), config_of("")
+    assert config.listeners == ()
+    assert config.instance_id != other.instance_id
+    assert config == Config(instance_id=config.instance_id)
+
+
+def test_an_object_built_in_code_has_the_defaults_of_stock() -> None:
+    config = Config()
+    assert (config.instance_name, config.network_name, config.network_secret) == ("default", "default", "")
+    assert config.flags.enable_encryption
+    assert config.flags.encryption_algorithm == "aes-gcm"
+    assert 0 < len(config.hostname) <= 32
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('\nipv44 = "1"', 'a.toml:2: unknown key "ipv44" in [root]; did you mean "ipv4"?'),
+        ("[flags]\n\nmtuu = 1", 'a.toml:3: unknown key "mtuu" in [flags]; did you mean "mtu"?'),
+        ("[flag]\nmtu = 1", 'a.toml:1: unknown key "flag" in [root]; did you mean "flags"?'),
+        ("[flags.deep]\nmtu = 1", 'a.toml:1: unknown key "deep" in [flags]'),
+        ("[zzz]", 'a.toml:1: unknown key "zzz" in [root]'),
+        (
+            '[[peer]]\nuri = "tcp://a:1"\n[[peer]]\nurl = "tcp://a:1"',
+            'a.toml:4: unknown key "url" in [[peer]]; did you mean "uri"?',
+        ),
+        ("[[peer]]\n", 'a.toml:1: peer: "uri" is missing in [[peer]]'),
+        ("peer = 1", "a.toml:1: peer: expected an array, found an integer"),
+        ("peer = [1]", "a.toml:1: peer: expected a table, found an integer"),
+        ("flags = 1", "a.toml:1: flags: expected a table, found an integer"),
+        ('[flags]\nmtu = "1"', "a.toml:2: flags.mtu: expected an integer, found a string"),
+        ("[flags]\nmtu = true", "a.toml:2: flags.mtu: expected an integer, found a boolean"),
+        ("[flags]\nmtu = 60000", "a.toml:2: flags.mtu: 60000 is not within 576 to 1956"),
+        ("flags.no_tun = 1", "a.toml:1: flags.no_tun: expected a boolean, found an integer"),
+        ("hostname = 1979-05-27", "a.toml:1: hostname: expected a string, found a date or time"),
+        ('ipv4 = "10.0.0.300"', 'a.toml:1: ipv4: "10.0.0.300" is not an IPv4 address, with or without /prefix'),
+        ('ipv4 = "224.0.0.1"', 'a.toml:1: ipv4: "224.0.0.1" cannot be the address of a node'),
+        (
+            'listeners = [\n"tcp://a:1",\n"tcq://a:1"]',
+            'a.toml:3: listeners: unknown scheme in "tcq://a:1"; did you mean "tcp"?',
+        ),
+        ('listeners = ["11010"]', 'a.toml:1: listeners: "11010" is not a URL like tcp://192.0.2.1:11010'),
+        ('listeners = ["tcp://a:99999"]', 'a.toml:1: listeners: "tcp://a:99999" is not a URL: Port out of range 0-65535'),
+        (
+            '[[proxy_network]]\ncidr = "10.1.2.3/24"',
+            'a.toml:2: cidr: "10.1.2.3/24" has bits set behind its prefix; the network is 10.1.2.0/24',
+        ),
+        (
+            '[[proxy_network]]\ncidr = "10.1.2.0/24"\nmapped_cidr = "10.0.0.0/16"',
+            "a.toml:1: proxy_network: 10.1.2.0/24 and 10.0.0.0/16 differ in their prefix length",
+        ),
+        (
+            '[flags]\nencryption_algorithm = "aes-gmc"',
+            'a.toml:2: flags.encryption_algorithm: unknown value "aes-gmc"; did you mean "aes-gcm"?',
+        ),
+        ("[flags]\ndata_compress_algo = 3", 'a.toml:2: flags.data_compress_algo: expected 1 ("none") or 2 ("zstd")'),
+        (
+            '[flags]\ndev_name = "a-name-too-long-for-it"',
+            'a.toml:2: flags.dev_name: "a-name-too-long-for-it" cannot be the name of a network device',
+        ),
+        ("[plugins]\nkcp = 1", "a.toml:2: plugins.kcp: expected true, false or a table of options, found an integer"),
+        ('instance_id = "x"', 'a.toml:1: instance_id: "x" is not a UUID'),
+        ('hostname = "a\\u0000b"', "a.toml:1: hostname: the text holds a NUL character"),
+        ("a = 1\nb = \n", "a.toml:2:5: Invalid value"),
+        ('a = "1', "a.toml:1:1: Unterminated string"),
+    ],
+)
+def test_a_fault_names_file_line_and_key(text: str, said: str) -> None:
+    assert problems(text) == [said]
+
+
+def test_all_faults_are_said_at_once_up_to_a_limit() -> None:
+    assert len(problems("a1 = 1\nb1 = 2\nmtu = 3")) == 3
+    many = problems("".join(f"unknown_{number} = 1\n" for number in range(80)))
+    assert len(many) == 51
+    assert many[-1] == "and 30 more"
+
+
+def test_a_secret_is_in_no_fault_and_no_repr() -> None:
+    secret = "hunter2"
+    config = config_of(f'[network_identity]\nnetwork_secret = "{secret}"\n[plugins]\nkcp = {{ password = "{secret}" }}')
+    assert config.network_secret == secret
+    assert secret not in repr(config)
+    assert secret not in "".join(problems(f'[network_identity]\nnetwork_secret = ["{secret}"]'))
+    assert secret not in "".join(problems(f'[network_identity]\nnetwork_secrte = "{secret}"'))
+    assert secret not in "".join(problems(f'[network_identity]\nnetwork_secret = "{secret}\n'))
+
+
+@pytest.mark.parametrize(
+    ("text", "interface"), [("10.0.0.1", "10.0.0.1/24"), ("10.0.0.1/32", "10.0.0.1/24"), ("10.0.0.1/8", "10.0.0.1/8")]
+)
+def test_an_address_without_prefix_has_24_bits(text: str, interface: str) -> None:
+    assert config_of(f'ipv4 = "{text}"').ipv4 == IPv4Interface(interface)
+
+
+def test_what_this_node_does_not_do_is_said_once_for_each_key() -> None:
+    said = warnings('dhcp = true\nexit_nodes = ["10.0.0.1", "10.0.0.2"]\n[flags]\nuse_smoltcp = true\n[acl]\nx = 1')
+    assert sorted(said) == [
+        'a.toml:1: "dhcp" has no effect in this version',
+        'a.toml:2: "exit_nodes" has no effect in this version',
+        'a.toml:4: "flags.use_smoltcp" has no effect in this version',
+        'a.toml:5: "acl" has no effect in this version',
+    ]
+
+
+def test_defaults_written_out_and_moot_settings_are_not_mentioned() -> None:
+    assert warnings("dhcp = false\n[flags]\nuse_smoltcp = false\nmulti_thread = false\nprivate_mode = true") == []
+
+
+def test_listeners_and_peers_of_other_protocols_are_left_out_with_a_warning() -> None:
+    text = 'listeners = ["wg://0.0.0.0:11011", "udp://0.0.0.0:1"]\n[[peer]]\nuri = "wss://example.org"'
+    assert config_of(text).listeners == ("udp://0.0.0.0:1",)
+    assert config_of(text).peers == ()
+    assert [line.partition(" is left out")[0] for line in warnings(text)] == [
+        'a.toml:1: "wg://0.0.0.0:11011"',
+        'a.toml:2: "wss://example.org"',
+    ]
+
+
+def test_a_port_forward_of_the_file_is_kept() -> None:
+    text = '[[port_forward]]\nproto = "udp"\nbind_addr = "0.0.0.0:53"\ndst_addr = "[fd00::1]:53"'
+    assert config_of(text).port_forwards == (PortForward("0.0.0.0:53", "[fd00::1]:53", "udp"),)
+
+
+# Options and variables
+
+
+def test_without_a_file_the_default_listeners_are_tcp_and_udp_11010() -> None:
+    [config] = from_options().configs
+    assert config.listeners == ("tcp://0.0.0.0:11010", "udp://0.0.0.0:11010")
+
+
+@pytest.mark.parametrize(
+    ("item", "urls"),
+    [
+        ("12000", ["tcp://0.0.0.0:12000", "udp://0.0.0.0:12000"]),
+        ("0", ["tcp://0.0.0.0:0", "udp://0.0.0.0:0"]),
+        ("tcp", ["tcp://0.0.0.0:11010"]),
+        ("udp:5", ["udp://0.0.0.0:5"]),
+        ("tcp://[::1]:7", ["tcp://[::1]:7"]),
+        ("tcp://1.2.3.4", ["tcp://1.2.3.4:11010"]),
+        ("udp:1,tcp:2", ["udp://0.0.0.0:1", "tcp://0.0.0.0:2"]),
+    ],
+)
+def test_listeners_have_a_short_form(item: str, urls: list[str]) -> None:
+    loaded = from_options("-l", item)
+    assert loaded.configs[0].listeners == tuple(urls)
+    assert loaded.warnings == ()
+
+
+def test_a_protocol_that_is_asked_for_by_name_is_warned_about() -> None:
+    loaded = from_options("-l", "wg,tcp")
+    assert loaded.configs[0].listeners == ("tcp://0.0.0.0:11010",)
+    assert len(loaded.warnings) == 1
+
+
+def test_no_listener_wins_over_everything() -> None:
+    assert from_options("--no-listener", "-l", "tcp").configs[0].listeners == ()
+    assert config_of('listeners = ["tcp://0.0.0.0:1"]', "--no-listener").listeners == ()
+
+
+def test_options_are_merged_into_a_file() -> None:
+    config = config_of(
+        STOCK_FILE,
+        *("-p", "tcp://198.51.100.1:1,tcp://198.51.100.2:1", "-e", "udp://198.51.100.3:1", "-p", "tcp://198.51.100.4:1"),
+        *("--hostname", "b", "-n", "10.5.0.0/16->10.6.0.0/16", "--mtu", "1300", "--enable-kcp-proxy", "false", "-u"),
+        *("--compression", "none", "--disable-ipv6", "-l", "udp:7"),
+    )
+    assert config.hostname == "b"
+    assert config.peers == (
+        *("udp://203.0.113.5:11010", "tcp://node.example.org:11010", "tcp://198.51.100.1:1", "tcp://198.51.100.2:1"),
+        *("tcp://198.51.100.4:1", "udp://198.51.100.3:1"),
+    )
+    assert config.proxy_networks[1] == ProxyNetwork(IPv4Network("10.5.0.0/16"), IPv4Network("10.6.0.0/16"))
+    assert config.listeners[-1] == "udp://0.0.0.0:7"
+    assert config.flags == Flags(mtu=1300, enable_encryption=False, enable_ipv6=False)
+
+
+def test_an_option_wins_over_its_variable_and_both_over_the_file() -> None:
+    text = '[network_identity]\nnetwork_name = "file"\nnetwork_secret = "file"'
+    config = config_of(text, "--network-name", "option", ET_NETWORK_NAME="variable", ET_NETWORK_SECRET="variable")
+    assert (config.network_name, config.network_secret) == ("option", "variable")
+
+
+def test_variables_of_switches_and_lists() -> None:
+    config = config_of("", ET_PEERS="tcp://a:1, tcp://b:2", ET_NO_TUN="true", ET_LATENCY_FIRST="0", ET_DISABLE_ENCRYPTION="1")
+    assert config.peers == ("tcp://a:1", "tcp://b:2")
+    assert config.flags == Flags(no_tun=True, enable_encryption=False)
+
+
+def test_a_bad_value_of_an_option_names_the_option() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_of("", "--mtu", "x", ET_NO_TUN="maybe")
+    assert sorted(caught.value.problems) == [
+        '--mtu: expected a whole number, found "x"',
+        'ET_NO_TUN: expected true or false, found "maybe"',
+    ]
+    with pytest.raises(ConfigError, match=r"^--proxy-networks: cidr: "):
+        config_of("", "-n", "10.1.2.3/24")
+    with pytest.raises(ConfigError, match=r"^ET_NETWORK_SECRET: the text is not valid UTF-8$"):
+        config_of("", ET_NETWORK_SECRET="\udcff")
+
+
+def test_options_without_effect_are_warned_about() -> None:
+    said = load(parse(["--daemon", "--socks5", "1080", "-d", "false", "--secure-mode=false"], {"ET_CREDENTIAL": "c"})).warnings
+    assert sorted(said) == [
+        "--daemon: has no effect in this version",
+        "--socks5: this option has no effect in this version",
+        "ET_CREDENTIAL: has no effect in this version",
+    ]
+
+
+# Files
+
+
+def test_several_files_are_several_networks_and_take_only_options_of_the_process(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.toml").write_text(f'instance_name = "{name}"')
+    by_name = from_options("-c", f"{tmp_path}/a.toml,{tmp_path}/b.toml", "--mtu", "1300", "--console-log-level", "error")
+    by_folder = from_options("--config-dir", str(tmp_path))
+    assert [config.instance_name for config in by_name.configs] == ["a", "b"]
+    assert [config.instance_name for config in by_folder.configs] == ["a", "b"]
+    assert {config.flags.mtu for config in by_name.configs} == {1380}
+    assert {config.console_log_level for config in by_name.configs} == {"error"}
+    assert by_name.warnings == ("--mtu: not applied, since there are several configuration files",)
+
+
+def test_one_file_takes_options_and_has_no_default_listeners(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('instance_name = "a"')
+    [config] = from_options("-c", str(path), "--mtu", "1300").configs
+    assert (config.instance_name, config.flags.mtu, config.listeners) == ("a", 1300, ())
+
+
+def test_a_dash_is_standard_input() -> None:
+    loaded = load(parse(["-c", "-"], {}), environ={}, stdin=BytesIO(b'instance_name = "x"'))
+    assert loaded.configs[0].instance_name == "x"
+    with pytest.raises(ConfigError, match=r"^standard input:1: unknown key"):
+        load(parse(["-c", "-"], {}), environ={}, stdin=BytesIO(b"nonsense = 1"))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "bytes.toml").write_bytes(b'a = 1\nb = "\xff"')
+    (tmp_path / "large.toml").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    (tmp_path / "empty").mkdir()
+    faults = {
+        "bytes": ":2: the file is not valid UTF-8",
+        "large": "is larger than",
+        "deep": "nested too deeply",
+        "none": "No such file",
+    }
+    for name, fault in faults.items():
+        with pytest.raises(ConfigError) as caught:
+            from_options("-c", f"{tmp_path}/{name}.toml")
+        [problem] = caught.value.problems
+        assert problem.startswith(f"{tmp_path}/{name}.toml")
+        assert fault in problem
+    with pytest.raises(ConfigError, match=r"there is no \*\.toml file"):
+        from_options("--config-dir", str(tmp_path / "empty"))
+    with pytest.raises(ConfigError, match="No such file"):
+        from_options("--config-dir", str(tmp_path / "gone"))
+
+
+def test_the_environment_is_read_into_a_file_unless_forbidden() -> None:
+    text = 'hostname = "${NAME}-$NAME-${OTHER:-x}"'
+    assert config_of(text, NAME="n").hostname == "n-n-x"
+    assert config_of(text, "--disable-env-parsing", NAME="n").hostname == "${NAME}-$NAME-${OTHER:-x}"
+    assert problems('a = 1\nhostname = "${NAME}"') == [
+        "a.toml:2: environment variable NAME is not set; ${NAME:-...} gives it a default"
+    ]
+
+
+def test_line_ends_of_windows_do_not_matter() -> None:
+    assert config_of(STOCK_FILE.replace("\n", "\r\n")).peers == config_of(STOCK_FILE).peers
+    assert problems("a = 1\r\n")[0].startswith("a.toml:1:")
+
+
+KEYS = st.sampled_from(
+    ["flags", "peer", "ipv4", "listeners", "plugins", "network_identity", "a", "mtu", "uri", "routes", "acl"]
+)
+LEAVES = st.one_of(
+    st.booleans().map(lambda b: str(b).lower()), st.integers().map(str), st.sampled_from(['"x"', '"$A"', "1.5", "'${B:-c}'"])
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+        st.dictionaries(KEYS, inner, max_size=3).map(lambda items: f"{{{', '.join(f'{k} = {v}' for k, v in items.items())}}}"),
+    ),
+    max_leaves=5,
+)
+
+
+@given(
+    st.one_of(st.text(max_size=200), st.dictionaries(KEYS, VALUES).map(lambda d: "\n".join(f"{k} = {v}" for k, v in d.items())))
+)
+def test_any_text_gives_a_config_or_a_config_error(text: str) -> None:
+    faults: tuple[str, ...] = ()
+    try:
+        assert len(load_text(text, "a.toml", environ={"A": "1"}).configs) == 1
+    except ConfigError as error:
+        faults = error.problems
+    assert all(fault.startswith("a.toml") for fault in faults)

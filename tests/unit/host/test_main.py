@@ -1,0 +1,172 @@
+"""The command: what it prints, how it ends, and that signals stop nodes in good order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Self
+
+import anyio.lowlevel
+import pytest
+
+from easytier_host.config import Config
+from easytier_host.main import main
+
+
+class FakeNodeError(Exception):
+    pass
+
+
+@dataclass
+class Stage:
+    """The node module that `main` imports, replaced: it notes what happens to its nodes."""
+
+    said: list[str] = field(default_factory=list)
+    fails: set[str] = field(default_factory=set)
+    closes: bool = False
+    signals: list[int] = field(default_factory=list)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage()
+
+    class FakeNode:
+        def __init__(self, config: Config) -> None:
+            self.name = config.instance_name
+
+        async def __aenter__(self) -> Self:
+            if self.name in stage.fails:
+                raise FakeNodeError(f'instance "{self.name}": no such device')
+            stage.said.append(f"{self.name} up")
+            return self
+
+        async def wait_closed(self) -> None:
+            if stage.closes:
+                return
+            if stage.signals:
+                os.kill(os.getpid(), stage.signals.pop())
+            await anyio.sleep_forever()
+
+        async def __aexit__(self, *_: object) -> None:
+            with anyio.CancelScope(shield=True):
+                await anyio.lowlevel.checkpoint()
+            stage.said.append(f"{self.name} down")
+
+    module = ModuleType("easytier_host.instance")
+    vars(module).update(Node=FakeNode, NodeError=FakeNodeError)
+    monkeypatch.setitem(sys.modules, "easytier_host.instance", module)
+    return stage
+
+
+def two_files(folder: Path) -> list[str]:
+    for name in ("a", "b"):
+        (folder / f"{name}.toml").write_text(f'instance_name = "{name}"')
+    return ["-c", f"{folder}/a.toml", "-c", f"{folder}/b.toml"]
+
+
+def test_it_runs_until_the_node_closes(stage: Stage) -> None:
+    stage.closes = True
+    assert main(["-m", "x"], environ={}) == 0
+    assert stage.said == ["x up", "x down"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_every_node_and_is_no_failure(stage: Stage, tmp_path: Path, number: int) -> None:
+    before = signal.getsignal(number)
+    stage.signals = [number]
+    assert main(two_files(tmp_path), environ={}) == 0
+    assert sorted(stage.said) == ["a down", "a up", "b down", "b up"]
+    assert signal.getsignal(number) == before
+
+
+def test_a_node_that_cannot_start_ends_all_with_one_line(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.fails = {"b"}
+    assert main(["--console-log-level", "off", *two_files(tmp_path)], environ={}) == 1
+    assert capsys.readouterr().err == 'easytier-core: instance "b": no such device\n'
+    assert stage.said.count("a up") == stage.said.count("a down")
+
+
+def test_warnings_are_logged_before_the_start(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.closes = True
+    assert main(["--dhcp"], environ={}) == 0
+    assert "WARN  main: --dhcp: this option has no effect in this version" in capsys.readouterr().err
+
+
+def test_log_lines_may_be_json(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.closes = True
+    assert main(["--dhcp"], environ={"ET_LOG_FORMAT": "json"}) == 0
+    assert '"level": "warn"' in capsys.readouterr().err
+
+
+def test_a_log_file_that_cannot_be_made_is_a_line(stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plain").touch()
+    assert main(["--file-log-dir", f"{tmp_path}/plain/x"], environ={}) == 1
+    assert capsys.readouterr().err.startswith(f"easytier-core: log file in {tmp_path}/plain/x: ")
+    assert stage.said == []
+
+
+def test_every_problem_of_the_configuration_is_a_line(stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('ipv44 = "1"\n[flags]\nmtu = "x"\n')
+    assert main(["-c", str(path)], environ={}) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f'easytier-core: {path}:1: unknown key "ipv44" in [root]; did you mean "ipv4"?',
+        f"easytier-core: {path}:3: flags.mtu: expected an integer, found a string",
+    ]
+    assert stage.said == []
+
+
+def test_check_config_says_ok_and_starts_nothing(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check-config", "--network-name", "n", "-d"], environ={"ET_NETWORK_SECRET": "hunter2"}) == 0
+    shown = capsys.readouterr()
+    assert shown.out == 'ok: instance "default" in network "n"\n'
+    assert shown.err == "easytier-core: warning: --dhcp: this option has no effect in this version\n"
+    assert stage.said == []
+
+
+def test_check_config_finds_a_misspelt_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("[plugins]\nno-such-plugin = true")
+    assert main(["--check-config", "-c", str(path)], environ={}) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("easytier-core: plugin 'no-such-plugin' is not installed")
+    assert main(["--list-plugins", "-c", str(path)], environ={}) == 1
+
+
+def test_list_plugins_prints_a_table_or_that_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list-plugins"], environ={}) == 0
+    assert capsys.readouterr().out.split()[0] in ("PLUGIN", "no")
+
+
+def test_version_and_help_end_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, shown in (("--version", "easytier-core 0."), ("--help", "usage: easytier-core")):
+        with pytest.raises(SystemExit) as ended:
+            main([option], environ={})
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(shown)
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = "import sys, easytier_host.main; print(sorted({'anyio', 'cryptography', 'google', 'pluggy'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert shown.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("program", ["cli", "tui"])
+def test_commands_without_features_say_so(program: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", f"easytier_{program}.main", "peer"], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert shown.returncode == 2
+    assert shown.stdout == ""
+    [line] = shown.stderr.splitlines()
+    assert line.startswith(f"easytier-{program}: this version ")
