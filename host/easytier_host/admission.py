@@ -1,7 +1,7 @@
 """From a fresh tunnel to a neighbour: the handshake of either role, run over a real tunnel, within bounds.
 
-Half-open tunnels (accepted, not yet shaken hands) are capped at 64 an underlay address and 256 in all, 5 s each; more are closed at
-once and counted.
+Half-open tunnels (accepted, not yet shaken hands) are capped at 64 an underlay address and 256 in all, 5 s each; more are
+closed at once and counted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ logger = logging.getLogger("easytier.admission")
 MAX_HALF_OPEN: Final = 256
 MAX_HALF_OPEN_PER_ADDRESS: Final = 64
 HELLO_REPEAT: Final = 0.3
-"""Seconds: a stock UDP listener may lose a handshake that comes right after its SACK, and never asks for another (control plane 1.5)."""
+"""Seconds: a stock UDP listener may lose a handshake that comes right after its SACK, and never asks for another (control
+plane 1.5)."""
 MAX_EARLY_FRAMES: Final = 64
 """Frames kept that arrive behind the handshake before the connection stands; later ones are dropped, as on any full queue."""
 
@@ -121,6 +122,9 @@ class Admission:
         refusal = self._peers.refusal(joined.peer_id)
         if refusal is not None:
             raise HandshakeError(refusal)
+        if tunnel.closed:
+            # Its `on_close` has run already and would never tell anyone that the neighbour is gone.
+            raise HandshakeError(inbox.closed or "closed during its handshake")
         conn = PeerConn(
             tunnel,
             self._identity.peer_id,
@@ -148,7 +152,8 @@ class _Inbox:
         self.early: list[bytes] = []
         """Frames behind the first."""
         self._first: bytes | None = None
-        self._closed: str | None = None
+        self.closed: str | None = None
+        """Why the tunnel ended; None while it stands."""
         self._event = anyio.Event()
         tunnel.on_frames = self._take
         tunnel.on_close = self._end
@@ -157,7 +162,7 @@ class _Inbox:
         """Wait for the first frame; raises `HandshakeError` if the tunnel ends before."""
         await self._event.wait()
         if self._first is None:
-            raise HandshakeError(self._closed or "closed before its handshake")
+            raise HandshakeError(self.closed or "closed before its handshake")
         return self._first
 
     def _take(self, frames: list[bytes]) -> None:
@@ -167,5 +172,5 @@ class _Inbox:
         self.early.extend(frames[: MAX_EARLY_FRAMES - len(self.early)])
 
     def _end(self, reason: str) -> None:
-        self._closed = reason
+        self.closed = reason
         self._event.set()

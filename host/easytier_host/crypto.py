@@ -1,9 +1,11 @@
 """Keys, network digest and the sealing of payloads (wire specification, control plane 3.3 and 4).
 
-Sans-IO: no clock and no socket; randomness comes in as a callable.  Both ends derive the key from the network secret, so every node of
-a network can open every other's packets.  Neither the algorithm nor its use is negotiated: a frame's ENCRYPTED flag is all there is.
+Sans-IO: no clock and no socket; randomness comes in as a callable.  Both ends derive the key from the network secret, so every
+node of a network can open every other's packets.  Neither the algorithm nor its use is negotiated: a frame's ENCRYPTED flag is
+all there is.
 
-Layout of a sealed payload: ciphertext, 16 bytes of tag, 12 bytes of nonce.  With `xor`: the xored bytes alone, no tail, no integrity.
+Layout of a sealed payload: ciphertext, 16 bytes of tag, 12 bytes of nonce.  With `xor`: the xored bytes alone, no tail, no
+integrity.
 """
 
 from __future__ import annotations
@@ -51,8 +53,9 @@ class Cipher(ABC):
 class AeadCipher(Cipher):
     """AES-GCM or ChaCha20-Poly1305 with the tail of stock.
 
-    The nonce is a random prefix of 8 bytes and a counter of 4: one random read in 2^32 packets instead of one each.  Other nodes seal
-    with the same key and wholly random nonces; 64 random bits per node start keep the chance of a repeat as small as theirs.
+    The nonce is a random prefix of 8 bytes and a counter of 4: one random read in 2^32 packets instead of one each.  Other
+    nodes seal with the same key and wholly random nonces; 64 random bits per node start keep the chance of a repeat as small
+    as theirs.
     """
 
     overhead = TAG_SIZE + NONCE_SIZE

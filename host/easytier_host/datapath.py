@@ -1,4 +1,5 @@
-"""The two loops that carry packets: `Outbound` from the device to peers, `Inbound` from tunnels to the device, to services, or onward.
+"""The two loops that carry packets: `Outbound` from the device to peers, `Inbound` from tunnels to the device, to services, or
+onward.
 
 ::
 
@@ -33,8 +34,9 @@ _COMPRESSED: Final = int(Flag.COMPRESSED)
 _LATENCY_FIRST: Final = int(Flag.LATENCY_FIRST)
 _NOT_SEND_TO_TUN: Final = int(Flag.NOT_SEND_TO_TUN)
 _DATA: Final = int(PacketType.DATA)
-_PING: Final = int(PacketType.PING)
 _PONG: Final = int(PacketType.PONG)
+_PINGS: Final = (int(PacketType.PING), _PONG)
+_IP_VERSIONS: Final = (4, 6)
 _RPC: Final = (int(PacketType.RPC_REQ), int(PacketType.RPC_RESP))
 _DATA_TYPES: Final = frozenset(
     {
@@ -82,7 +84,8 @@ class Outbound:
         self._data_flags = _LATENCY_FIRST if latency_first else 0
 
     def send_device_frames(self, frames: Sequence[bytes]) -> Tunnel | None:
-        """Route, segment, seal and send what the device brought; returns a congested tunnel if there is one, to be waited for."""
+        """Route, segment, seal and send what the device brought; returns a congested tunnel if there is one, to be waited
+        for."""
         metrics = self._metrics
         batches: dict[int, list[bytes]] = {}
         lookup = self.lookup
@@ -147,10 +150,11 @@ class Outbound:
         if conn is None:
             self._metrics.dropped_no_route += len(payloads)
             return
-        in_clear = self._cipher is None or target in self.public_servers or (conn.is_foreign_relay and conn.peer_id == target)
+        to_foreign_relay = target in self.public_servers or (conn.is_foreign_relay and conn.peer_id == target)
+        in_clear = self._cipher is None or to_foreign_relay
         flags = 0 if in_clear else _ENCRYPTED
         # A stock node's RPC packets pass once through its own forwarding step, so they start at 2, except with foreign relays.
-        counter = 1 if in_clear else 2
+        counter = 1 if to_foreign_relay else 2
         frames = []
         for payload in payloads:
             body = payload if in_clear or self._cipher is None else self._cipher.seal(payload)
@@ -214,9 +218,13 @@ class Inbound:
                     metrics.dropped_unhandled += 1
                     continue
                 opened = self._open(frame[PEER_HEADER_SIZE:], flags, length)
-                if opened is not None:
+                if opened is None:
+                    continue
+                if opened and opened[0] >> 4 in _IP_VERSIONS:
                     packets.append(opened)
-            elif packet_type == _PING or packet_type == _PONG:
+                else:
+                    metrics.dropped_malformed += 1
+            elif packet_type in _PINGS:
                 self._take_ping(conn, packet_type, frame)
             elif target != me:
                 self._relay(frame, target, packet_type, flags, counter, relayed)
@@ -246,7 +254,8 @@ class Inbound:
             transmit(self._peers.best[neighbour], batch, metrics)
 
     def _open(self, payload: bytes, flags: int, length: int) -> bytes | None:
-        # Clear payloads are taken even where encryption is on: stock nodes up to 2.4 send some of theirs so (control plane 4.4).
+        # Clear payloads are taken even where encryption is on: stock nodes up to 2.4 send some of theirs so (control plane
+        # 4.4).
         try:
             if flags & _ENCRYPTED:
                 if self._cipher is None:
@@ -275,6 +284,10 @@ class Inbound:
         if packet_type == PacketType.HANDSHAKE or target == 0:
             # A repeated handshake that came after the first was used.
             self._metrics.dropped_unhandled += 1
+            return
+        if packet_type == PacketType.FOREIGN_NETWORK:
+            # A malformed one would end a stock daemon, and only relays of other networks have a use for any.
+            self._metrics.dropped_malformed += 1
             return
         if counter > MAX_FORWARD_COUNTER or (self._disable_relay_data and packet_type in _DATA_TYPES):
             self._metrics.dropped_relay += 1

@@ -73,8 +73,9 @@ def _config(hostname: str, host: int, *, listeners: Sequence[str] = (), peers: S
 
 async def _until_known(node: Node, names: Sequence[str]) -> None:
     with anyio.fail_after(STEP_TIMEOUT):
+        events = node.events()
         while {record.hostname for record in node.routes()} != set(names):
-            await anyio.sleep(0.02)
+            await anext(events)
 
 
 def _show(node: Node) -> None:

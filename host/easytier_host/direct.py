@@ -1,7 +1,9 @@
-"""Direct connections between peers that so far talk through others: telling our listeners, and dialling theirs (control plane 6.6).
+"""Direct connections between peers that so far talk through others: telling our listeners, and dialling theirs (control plane
+6.6).
 
-DirectConnectorRpc.GetIpList answers with listener URLs and interface addresses; a listener on an unspecified address stands for the same
-port on each of those.  Hole punching is not done: a peer behind a NAT is dialled only if it has a reachable listener.
+DirectConnectorRpc.GetIpList answers with listener URLs and interface addresses; a listener on an unspecified address stands
+for the same port on each of those.  Hole punching is not done: a peer behind a NAT is dialled only if it has a reachable
+listener.
 """
 
 from __future__ import annotations
@@ -148,8 +150,8 @@ class DirectConnector:
 def candidates(answer: peer_rpc_pb2.GetIpListResponse, forbidden: Iterable[IPv4Network | IPv6Network]) -> list[TunnelUrl]:
     """The URLs worth dialling, UDP first, at most 16.  What is no URL, loopback, multicast or in `forbidden` is left out."""
     networks = list(forbidden)
-    ipv4s = [IPv4Address(item.addr) for item in (answer.public_ipv4, *answer.interface_ipv4s) if item.addr]
-    ipv6s = [_ipv6(item) for item in (answer.public_ipv6, *answer.interface_ipv6s)]
+    ipv4s = [IPv4Address(item.addr) for item in (answer.public_ipv4, *answer.interface_ipv4s[:MAX_CANDIDATES]) if item.addr]
+    ipv6s = [_ipv6(item) for item in (answer.public_ipv6, *answer.interface_ipv6s[:MAX_CANDIDATES])]
     urls: dict[TunnelUrl, None] = {}
     for item in answer.listeners[:MAX_CANDIDATES]:
         try:
@@ -168,13 +170,17 @@ def candidates(answer: peer_rpc_pb2.GetIpListResponse, forbidden: Iterable[IPv4N
 
 
 def read_interface_addresses() -> frozenset[IPAddress]:
-    """Addresses of this machine's interfaces that others could dial: no loopback, no link-local.  Empty where netlink is missing."""
+    """Addresses of this machine's interfaces that others could dial: no loopback, no link-local.  Empty where netlink is
+    missing."""
     try:
         from pyroute2 import IPRoute
     except ImportError:
         return frozenset()
-    with IPRoute() as netlink:
-        texts = [message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in netlink.get_addr()]
+    try:
+        with IPRoute() as netlink:
+            texts = [message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in netlink.get_addr()]
+    except OSError:
+        return frozenset()
     addresses = (ip_address(text) for text in texts if text)
     return frozenset(address for address in addresses if not (address.is_loopback or address.is_link_local))
 

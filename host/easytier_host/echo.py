@@ -1,4 +1,5 @@
-"""ICMP echo without a device: what a node with `--no-tun` answers to pings itself, and how it asks (RFC 792, RFC 791).  Sans-IO.
+"""ICMP echo without a device: what a node with `--no-tun` answers to pings itself, and how it asks (RFC 792, RFC 791).
+Sans-IO.
 
 IPv4 only, as in stock.  Fragments are not answered: without a device nothing would put them together.
 """

@@ -1,14 +1,14 @@
 """The TCP flows that pass the network device: who talks to whom, in which state, how many bytes.  Sans-IO.
 
-The table only watches: it never changes, delays or drops a packet.  A flow's life, from its segments or, where a transport carries it, from
-the transport's reports::
+The table only watches: it never changes, delays or drops a packet.  A flow's life, from its segments or, where a transport
+carries it, from the transport's reports::
 
     TCP SYN --> Seen --> TransportSelected --> Connecting --SYN|ACK--> Connected --FIN--> HalfClosed --FIN--> Closed
                              |                     |  RST, no answer in 130 s             | RST            RST ^
                              '- no such peer ------+-------------> Failed                 '--------------------'
 
-Ended flows stay for 10 s, so that late segments find them.  With 16 384 flows watched, the longest ended one makes room; if none has
-ended, a new flow is carried unwatched.
+Ended flows stay for 10 s, so that late segments find them.  With 16 384 flows watched, the longest ended one makes room; if
+none has ended, a new flow is carried unwatched.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from easytier_hooks.types import (
     TcpFlow,
     TransportSelected,
 )
-
 from easytier_host.nic.base import VNET_HEADER_SIZE
 
 # Wire: RFC 9293 section 3.1.
@@ -70,8 +69,8 @@ class Flow:
         "peer",
         "raw_key",
         "reason",
-        "reported_bytes",
         "reported_by_transport",
+        "reported_bytes",
         "started_at",
         "transport",
     )
@@ -155,7 +154,8 @@ class FlowTable:
         flow.last_seen = now
         if flow.reported_by_transport or flow.ended is not None:
             return None
-        size = len(packet) - tcp - (packet[tcp + 12] >> 4) * 4
+        # A header that claims to be longer than the packet carries nothing.
+        size = max(0, len(packet) - tcp - (packet[tcp + 12] >> 4) * 4)
         if from_source:
             flow.bytes_sent += size
         else:
@@ -316,4 +316,3 @@ def encode_key(key: FlowKey) -> bytes:
         + key.source_port.to_bytes(2, "big")
         + key.destination_port.to_bytes(2, "big")
     )
-

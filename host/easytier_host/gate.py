@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
+
 from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.services import FrameHandler, Transport
 from easytier_hooks.types import (
@@ -35,7 +36,6 @@ from easytier_hooks.types import (
     TcpFlow,
     TransportSelected,
 )
-
 from easytier_host.flows import Flow, FlowTable, encode_key, segment_key
 
 logger = logging.getLogger("easytier.flows")
@@ -185,6 +185,8 @@ class FlowGate:
         nobody_asks = not self._hooks.asks_for_transport and not any(c.available for c in candidates[:-1])
         if nobody_asks or self._held >= MAX_HELD:
             reason = candidates[0].reason if len(candidates) > 1 else "no other transport"
+            if not nobody_asks:
+                reason = f"{MAX_HELD} flows are being decided on already"
             self._settle(flow, Selection(TCP, reason, "default"))
             return True
         flow.held = True
@@ -197,7 +199,10 @@ class FlowGate:
         candidates = []
         for name, transport in self.transports.items():
             try:
-                candidates.append(transport.candidate(flow, flow.peer))
+                candidate = transport.candidate(flow, flow.peer)
+                if not isinstance(candidate, Candidate) or candidate.transport != name:
+                    raise TypeError(f"not a candidate of its own: {candidate!r:.100}")
+                candidates.append(candidate)
             except Exception:
                 logger.exception("transport %s failed to judge flow %s", name, flow.key)
                 candidates.append(Candidate(name, available=False, reason=f"{name} failed, see the log"))
@@ -234,9 +239,13 @@ class FlowGate:
         except Exception:
             logger.exception("transport %s failed on flow %s", name, flow.key)
         flow.reported_by_transport = False
+        # A claim left behind would swallow the flow that goes on as plain TCP.
+        self._claims.pop(flow.raw_key, None)
         return refusal
 
     def _settle(self, flow: Flow, selection: Selection) -> None:
+        # What happened before is told with the flow as it was.
+        self.publish()
         now = self._clock()
         self.table.report(flow, TransportSelected(selection.transport, selection.reason, selection.chosen_by), now)
         self.table.report(flow, Connecting(), now)
@@ -247,4 +256,3 @@ class FlowGate:
             handler(frames)
         except Exception:
             logger.exception("the handler of a claimed flow failed; %d frames are lost", len(frames))
-

@@ -82,7 +82,9 @@ def parse_hello(frame: bytes) -> Hello:
     except ValueError as error:
         raise HandshakeError(str(error)) from None
     if packet_type == PacketType.NOISE_HANDSHAKE_1:
-        raise HandshakeError("the other side insists on secure mode (Noise), which this node does not speak; switch it off there")
+        raise HandshakeError(
+            "the other side insists on secure mode (Noise), which this node does not speak; switch it off there"
+        )
     if packet_type != PacketType.HANDSHAKE:
         raise HandshakeError(f"the first packet is of type {packet_type}, not a handshake")
     message = peer_rpc_pb2.HandshakeRequest()

@@ -23,10 +23,10 @@ from typing import Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
+
 from easytier_hooks.errors import HooksError
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.types import Capability, PeerCapabilities, PeerInfo
-
 from easytier_host import echo
 from easytier_host import tunnel as tunnels
 from easytier_host.admission import Admission
@@ -79,8 +79,8 @@ class NodeError(Exception):
 class Node:
     """One node of one network.  Use it as an async context manager; leaving it stops everything it started.
 
-    `nic` replaces the TUN device, for tests and embedding; without it and with `no_tun` the node has none.  `plugins` replaces what the
-    configuration loads.  Entering raises `NodeError`.
+    `nic` replaces the TUN device, for tests and embedding; without it and with `no_tun` the node has none.  `plugins` replaces
+    what the configuration loads.  Entering raises `NodeError`.
     """
 
     def __init__(
@@ -134,7 +134,8 @@ class Node:
         return self._topology.hops_to(peer_id)
 
     def events(self) -> AsyncIterator[NodeEvent]:
-        """What happens from now on: peers and routes that come and go.  A reader that is slow misses events and is told how many."""
+        """What happens from now on: peers and routes that come and go.  A reader that is slow misses events and is told how
+        many."""
         return self._events.subscribe()
 
     def peer_for(self, ip: IPv4Address | IPv6Address) -> PeerInfo | None:
@@ -159,7 +160,8 @@ class Node:
     async def ping(self, address: IPv4Address, *, timeout: float = 2.0, size: int = 56) -> float:
         """Send one ICMP echo request into the overlay and return the round trip in seconds.
 
-        Works without a device only, where nobody else takes the reply.  Raises TimeoutError, or ValueError without an own IPv4 address.
+        Works without a device only, where nobody else takes the reply.  Raises TimeoutError, or ValueError without an own IPv4
+        address.
         """
         if self.config.ipv4 is None or self.nic is not None:
             raise ValueError("ping needs a node with an IPv4 address and without a device")
@@ -215,7 +217,11 @@ class Node:
 
     async def _start(self) -> None:
         config, flags = self.config, self.config.flags
-        cipher = make_cipher(flags.encryption_algorithm, config.network_secret, secrets.token_bytes) if flags.enable_encryption else None
+        cipher = (
+            make_cipher(flags.encryption_algorithm, config.network_secret, secrets.token_bytes)
+            if flags.enable_encryption
+            else None
+        )
         mtu = flags.mtu - (ENCRYPTION_MTU_COST if cipher is not None else 0)
 
         if self.plugins is None:
@@ -399,7 +405,10 @@ class Node:
 
     def _on_joined(self, conn: PeerConn) -> None:
         self._log.info(
-            "peer %d joined by %s%s", conn.peer_id, conn.tunnel.info.remote_url, " as a public relay" if conn.is_foreign_relay else ""
+            "peer %d joined by %s%s",
+            conn.peer_id,
+            conn.tunnel.info.remote_url,
+            " as a public relay" if conn.is_foreign_relay else "",
         )
         self._sync.add_neighbour(conn.peer_id)
         self._topology.changed()
@@ -421,5 +430,3 @@ async def _breathe(tunnel: Tunnel) -> None:
     """Give a congested tunnel a moment, so that the sockets of the host slow down before anything is dropped."""
     with anyio.move_on_after(CONGESTION_WAIT):
         await tunnel.wait_writable()
-
-

@@ -1,7 +1,7 @@
 """Counters of one node: plain integers, added up from the start, read by monitors and tests.
 
-Every field counts since the node was made and only grows.  Invariant: each frame that a tunnel delivered is counted in exactly one of
-`delivered_packets` (Data for us), `relayed_frames`, `control_frames`, `plugin_frames` or one of the `dropped_*` fields.
+Every field counts since the node was made and only grows.  Invariant: each frame that a tunnel delivered is counted in exactly
+one of `delivered_packets` (Data for us), `relayed_frames`, `control_frames`, `plugin_frames` or one of the `dropped_*` fields.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Metrics:
     """Frames handed to a plugin's handler."""
 
     dropped_malformed: int = 0
-    """Frames shorter than a header, of a forbidden type, or with a broken IP packet inside."""
+    """Frames of a type that is never passed on, and Data frames without an IP packet inside."""
     dropped_unsealed: int = 0
     """Frames that could not be opened: wrong key, broken tail, encryption off here, or not decompressed."""
     dropped_unhandled: int = 0

@@ -90,12 +90,15 @@ def _search(
             continue
         settled.add(peer_id)
         next_hop, hops, latency_so_far = paths[peer_id]
-        step = cost + hop_unit + (_AVOIDED if peer_id in avoid_relay and peer_id != own_id else 0)
+        step = cost + hop_unit + (_AVOIDED if peer_id in avoid_relay else 0)
         for other in graph[peer_id] - settled:
             best = costs.get(other)
             if best is not None and step >= best:
                 continue
-            latency = _latency(latencies, peer_id, other)
+            # Nearly all of the time is spent here: no call where the answer is at hand.
+            latency = latencies.get((peer_id, other), -1)
+            if not 0 <= latency <= MAX_LATENCY_MS:
+                latency = _latency(latencies, peer_id, other)
             total = step + latency * latency_unit
             if best is None or total < best:
                 costs[other] = total

@@ -1,5 +1,5 @@
-"""The network's table of latencies: every node reports its own to the *center*, the peer with the smallest id, and reads them all there
-(control plane 8.3).  Latency-first routing needs it; nothing else does.
+"""The network's table of latencies: every node reports its own to the *center*, the peer with the smallest id, and reads them
+all there (control plane 8.3).  Latency-first routing needs it; nothing else does.
 
 A node may become the center at any time, so each serves both methods.
 """
@@ -91,7 +91,9 @@ class PeerCenter:
             reports = {peer_id: report for peer_id, (_, report) in self._reports.items()}
         else:
             request = peer_rpc_pb2.GetGlobalPeerMapRequest(digest=self._digest)
-            response = await self._rpc.call(center, SERVICE, GET_GLOBAL_PEER_MAP, request, peer_rpc_pb2.GetGlobalPeerMapResponse)
+            response = await self._rpc.call(
+                center, SERVICE, GET_GLOBAL_PEER_MAP, request, peer_rpc_pb2.GetGlobalPeerMapResponse
+            )
             if not response.HasField("digest"):
                 return
             self._digest = response.digest

@@ -39,7 +39,9 @@ LOSS_SAMPLES: Final = 100
 class PeerConn:
     """One connection to a neighbour.  Times are monotonic seconds."""
 
-    def __init__(self, tunnel: Tunnel, my_peer_id: int, peer_id: int, *, is_foreign_relay: bool, is_initiator: bool, now: float) -> None:
+    def __init__(
+        self, tunnel: Tunnel, my_peer_id: int, peer_id: int, *, is_foreign_relay: bool, is_initiator: bool, now: float
+    ) -> None:
         self.tunnel = tunnel
         self.peer_id = peer_id
         self.is_foreign_relay = is_foreign_relay
@@ -62,6 +64,7 @@ class PeerConn:
         self._round_trips: deque[float] = deque(maxlen=LATENCY_SAMPLES)
         self._outcomes: deque[bool] = deque(maxlen=LOSS_SAMPLES)
         self._pong_allowance = MAX_PONGS_PER_SECOND
+        self._pongs_renewed_at = now
 
     @property
     def latency(self) -> float | None:
@@ -75,7 +78,9 @@ class PeerConn:
 
     def tick(self, now: float) -> bytes | None:
         """Settle overdue pings; returns a Ping frame when one is due.  To be called about twice a second."""
-        self._pong_allowance = MAX_PONGS_PER_SECOND
+        if now - self._pongs_renewed_at >= 1:
+            self._pongs_renewed_at = now
+            self._pong_allowance = MAX_PONGS_PER_SECOND
         if self.received_frames != self._frames_at_last_tick:
             self._frames_at_last_tick = self.received_frames
             self._last_received_at = now
@@ -92,7 +97,9 @@ class PeerConn:
         sequence = self._sequence
         self._sequence = (sequence + 1) & 0xFFFF_FFFF
         self._pending[sequence] = now
-        return PEER_HEADER.pack(self._my_peer_id, self.peer_id, PacketType.PING, 0, 1, 0, _SEQUENCE.size) + _SEQUENCE.pack(sequence)
+        return PEER_HEADER.pack(self._my_peer_id, self.peer_id, PacketType.PING, 0, 1, 0, _SEQUENCE.size) + _SEQUENCE.pack(
+            sequence
+        )
 
     def is_dead(self, now: float) -> bool:
         """True once the neighbour has been silent for too long."""

@@ -1,7 +1,7 @@
 """All connections of the node to its neighbours, by peer id, and the best one of each.
 
-A neighbour may have several connections; frames take the one with the least latency.  Callbacks tell the layers above when a neighbour
-appears with its first connection or goes with its last.
+A neighbour may have several connections; frames take the one with the least latency.  Callbacks tell the layers above when a
+neighbour appears with its first connection or goes with its last.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio.abc import TaskGroup
+
 from easytier_hooks.services import FrameHandler, PacketHandler
 from easytier_hooks.types import Direction, FlowEvent, FlowKey, IPAddress, PeerCapabilities, PeerInfo, Selection, TcpFlow
-
 from easytier_host.packet import PacketType
 
 if TYPE_CHECKING:

@@ -78,7 +78,8 @@ class _Record:
     view: PeerRecord
     size: int
     may_pass_on: bool
-    last_reachable: float
+    last_sign: float
+    """When it was renewed, or seen to be within reach."""
 
 
 @dataclass(slots=True)
@@ -274,8 +275,7 @@ class LinkState:
         for item in request.peer_infos.items:
             _raise_to(session.records, item.peer_id, item.version)
         for entry in request.conn_bitmap.peer_ids:
-            if entry.version:
-                _raise_to(session.conns, entry.peer_id, entry.version)
+            _raise_to(session.conns, entry.peer_id, entry.version)
         return True
 
     def on_failure(self, peer_id: int) -> None:
@@ -306,10 +306,9 @@ class LinkState:
         reachable = self.reachable()
         for peer_id, record in list(self._records.items()):
             if peer_id in reachable:
-                record.last_reachable = now
-            if now - record.view.last_seen >= RECORD_LIFETIME or now - record.last_reachable >= UNREACHABLE_LIFETIME:
+                record.last_sign = now
+            if now - record.view.last_seen >= RECORD_LIFETIME or now - record.last_sign >= UNREACHABLE_LIFETIME:
                 del self._records[peer_id]
-                self._conns.pop(peer_id, None)
                 self._forget_saved(peer_id)
                 self._generation += 1
         for peer_id, conn in list(self._conns.items()):
@@ -332,8 +331,7 @@ class LinkState:
             copy = peer_rpc_pb2.RoutePeerInfo()
             copy.CopyFrom(message)
             view = decode_record(message, now)
-            last_reachable = now if stored is None else stored.last_reachable
-            self._records[peer_id] = _Record(copy, view, size, may_pass_on(message), last_reachable)
+            self._records[peer_id] = _Record(copy, view, size, may_pass_on(message), last_sign=now)
             if stored is None or stored.view != view:
                 self._generation += 1
         _raise_to(session.records, peer_id, version)
@@ -358,7 +356,7 @@ class LinkState:
             stored = self._conns.get(entry.peer_id)
             ours = self._conn_version if entry.peer_id == self.peer_id else stored.version if stored is not None else 0
             # A version that we did not take is not remembered either, so that this table has the bounds of the other.
-            if 0 < entry.version <= ours:
+            if entry.version <= ours:
                 _raise_to(session.conns, entry.peer_id, entry.version)
 
     def _take_row(self, peer_id: int, version: int, neighbours: frozenset[int], now: float) -> None:

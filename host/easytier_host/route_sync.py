@@ -36,7 +36,8 @@ LONGEST_RETRY: Final = 5.0
 
 
 class RouteSync:
-    """Runs the synchronisation of `state` with every neighbour; `on_change` runs after each request that brought something new."""
+    """Runs the synchronisation of `state` with every neighbour; `on_change` runs after each request that brought something
+    new."""
 
     def __init__(
         self,
@@ -81,14 +82,15 @@ class RouteSync:
     async def _loop(self, peer_id: int, scope: anyio.CancelScope) -> None:
         retry = FIRST_RETRY
         with scope:
-            while True:
+            # A cancelled task still gets its turn when what it waited for came at the same moment.
+            while self._loops.get(peer_id) is scope:
                 # Cleared before the request is built, so that news from now on cause another one.
-                self._news[peer_id] = anyio.Event()
+                news = self._news[peer_id] = anyio.Event()
                 if await self._sync(peer_id):
                     retry = FIRST_RETRY
                     if not self._state.wants_sync(peer_id):
                         with anyio.move_on_after(KEEPALIVE_INTERVAL):
-                            await self._news[peer_id].wait()
+                            await news.wait()
                 else:
                     await anyio.sleep(retry)
                     retry = min(retry * 2, LONGEST_RETRY)
@@ -103,6 +105,7 @@ class RouteSync:
             )
         except RpcError as error:
             logger.debug("route sync failed: %s", error)
+            self._state.on_failure(peer_id)
             return False
         return self._state.on_response(peer_id, request, response, self._clock())
 

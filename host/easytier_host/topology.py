@@ -1,4 +1,5 @@
-"""Turns what the route protocol knows into what the data path uses: next hops, the address lookup, kernel routes, and news for plugins.
+"""Turns what the route protocol knows into what the data path uses: next hops, the address lookup, kernel routes, and news for
+plugins.
 
 `changed` may be called for every record; the tables are made anew at most twenty times a second, since one flood brings many.
 """
@@ -11,9 +12,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 import anyio
+
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.types import PeerCapabilities, PeerInfo
-
 from easytier_host.config.model import Config
 from easytier_host.datapath import Inbound, Outbound
 from easytier_host.events import EventBoard, NodeEvent

@@ -1,7 +1,7 @@
 """Networks of 20 nodes whose links come and go at random: all that are joined end up knowing the same, and the right.
 
-Every step of the simulation is one second.  Links change, calls between neighbours are carried, lost, or answered with the answer lost;
-nodes change their records.  Then the changes stop, and the network has to come to rest within a bounded number of rounds.
+Every step of the simulation is one second.  Links change, nodes change their records, and calls between neighbours are lost on
+their way or on their way back.  Then the changes stop, and the network has to come to rest within a bounded number of rounds.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ class Network:
     def synchronise(self, loss: float) -> int:
         """Let every node call each neighbour that lacks something, in random order; returns the number of calls."""
         directions = [*self.links, *((right, left) for left, right in self.links)]
+        directions.sort()
         self.rng.shuffle(directions)
         calls = 0
-        for caller, callee in sorted(directions, key=lambda _: self.rng.random()):
+        for caller, callee in directions:
             sender = self.nodes[caller]
             request = sender.build_request(callee, self.now, self.now)
             if request is None:
@@ -111,7 +112,7 @@ class Network:
             assert all(path.next_hop in state.neighbours for path in hops.values())
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_networks_in_turmoil_come_to_rest_and_agree(seed: int) -> None:
     network = Network(seed)
     for _ in range(25):

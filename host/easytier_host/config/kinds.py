@@ -19,8 +19,6 @@ DEFAULT_PORT: Final = 11010
 PORT_OFFSETS: Final = {"tcp": 0, "udp": 0, "wg": 1, "ws": 1, "wss": 2, "quic": 2, "faketcp": 3}
 """Wire: the default port of each scheme, above 11010 (control plane 1.1)."""
 SPOKEN: Final = ("tcp", "udp")
-INDIRECT: Final = ("http", "https", "txt", "srv", "ring", "unix")
-"""Schemes of stock that only lead to another address, or never leave the machine."""
 
 # Ours: TUN drivers take 15 bytes of name; below 576 no IPv4 host need accept; 1956 is the largest packet that fits a frame of
 # stock.
@@ -162,21 +160,17 @@ def _split_url(text: str) -> tuple[SplitResult, int | None]:
 
 def _tunnel_url(value: object) -> str:
     """A tcp or udp URL with its port written out."""
+    from easytier_host.tunnel.base import TunnelError
+    from easytier_host.tunnel.url import FOREIGN_SCHEMES, TunnelUrl
+
     text = _text(value)
-    parts, port = _split_url(text)
-    if "://" not in text or not parts.scheme:
-        raise ValueError(f'"{text}" is not a URL like tcp://192.0.2.1:{DEFAULT_PORT}')
-    if parts.scheme not in SPOKEN:
-        if parts.scheme in PORT_OFFSETS or parts.scheme in INDIRECT:
-            raise UnsupportedError(f'"{text}" is left out: this node speaks tcp and udp, not {parts.scheme}')
-        raise ValueError(f'unknown scheme in "{text}"{nearest(parts.scheme, (*PORT_OFFSETS, *INDIRECT))}')
-    host = parts.hostname
-    if not host or parts.username is not None or any(letter.isspace() for letter in text):
-        raise ValueError(f'"{text}" is not a URL like {parts.scheme}://192.0.2.1:{DEFAULT_PORT}')
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f'"{text}" has more behind its port, which this node has no use for')
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}:{DEFAULT_PORT if port is None else port}"
+    try:
+        return str(TunnelUrl.parse(text))
+    except TunnelError as fault:
+        scheme, mark, _ = text.partition("://")
+        if mark and scheme.lower() in FOREIGN_SCHEMES:
+            raise UnsupportedError(f'"{text}" is left out: this node speaks tcp and udp, not {scheme.lower()}') from None
+        raise ValueError(str(fault)) from None
 
 
 def listeners_from_text(text: str) -> list[str]:

@@ -31,6 +31,8 @@ MAX_PROBLEMS: Final = 50
 """Ours: more on one screen helps nobody."""
 PLUGINS: Final = "plugins"
 STANDARD_INPUT: Final = "-"
+NO_ITEM: Final = object()
+"""Stands for an array itself: an empty one is not the same as none."""
 
 _TABLES: Final = {key.partition(".")[0] for key in SETTINGS if "." in key}
 _TOP_LEVEL: Final = {key.partition(".")[0] for key in SETTINGS} | {PLUGINS}
@@ -199,6 +201,7 @@ def _walk(
         elif not isinstance(value, list):
             problem(path, f"{key}: expected an array, found {toml_type(value)}")
         else:
+            given.append(Given(key, NO_ITEM, source, path, lines))
             given.extend(Given(key, item, source, (*path, index), lines) for index, item in enumerate(value))
 
     for name, value in document.items():
@@ -230,6 +233,11 @@ def _check(given: Iterable[Given], findings: _Findings) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for one in given:
         setting = SETTINGS[one.key]
+        if one.value is NO_ITEM and not setting.target:
+            continue
+        if one.value is NO_ITEM:
+            values.setdefault(setting.target, [])
+            continue
         try:
             value = setting.kind.parse(one.value)
         except MisplacedError as fault:

@@ -117,7 +117,7 @@ _FLAGS: Final[tuple[tuple[str, Kind, Status, str], ...]] = (
     ("disable_relay_quic", BOOLEAN, _IGNORED, "relay no QUIC packets"),
     ("enable_relay_foreign_network_quic", BOOLEAN, _MOOT, "this node relays for its own network only"),
     ("lazy_p2p", BOOLEAN, _IGNORED, "connect to a peer only once there is traffic for it"),
-    ("need_p2p", BOOLEAN, _IGNORED, "ask others to connect although they are lazy"),
+    ("need_p2p", BOOLEAN, _USED, "ask others to connect although they are lazy"),
     ("instance_recv_bps_limit", kinds.integer(0, UNLIMITED), _IGNORED, "rate limit for everything received"),
     ("disable_upnp", BOOLEAN, _MOOT, "this node opens no ports on routers"),
     ("disable_relay_data", BOOLEAN, _USED, "relay no packets of others"),
@@ -153,12 +153,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             many=True,
             target="proxy_networks",
         ),
-        Setting(
-            "exit_nodes", kinds.IP_ADDRESS, "nodes that carry traffic to the internet", _IGNORED, many=True, target="exit_nodes"
-        ),
-        Setting(
-            "routes", kinds.IPV4_NETWORK, "routes set by hand instead of automatic ones", _IGNORED, many=True, target="routes"
-        ),
+        Setting("exit_nodes", kinds.IP_ADDRESS, "nodes that carry traffic to the internet", many=True, target="exit_nodes"),
+        Setting("routes", kinds.IPV4_NETWORK, "routes set by hand instead of automatic ones", many=True, target="routes"),
         Setting("socks5_proxy", STRING, "SOCKS5 server into the overlay", _IGNORED, target="socks5"),
         Setting("port_forward", _PORT_FORWARD, "ports carried into the overlay", _IGNORED, many=True, target="port_forwards"),
         Setting("tcp_whitelist", STRING, "TCP ports that peers may reach", _IGNORED, many=True, target="tcp_whitelist"),

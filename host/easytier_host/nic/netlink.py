@@ -24,7 +24,7 @@ _SCOPE_UNIVERSE: Final = 0
 _SCOPE_LINK: Final = 253
 _ADDR_GEN_MODE_NONE: Final = 1
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger("easytier.nic")
 
 
 def configure(name: str, *, mtu: int, queue_length: int, addresses: Sequence[Interface]) -> int:
@@ -42,7 +42,7 @@ def configure(name: str, *, mtu: int, queue_length: int, addresses: Sequence[Int
         code = _call(route.link, "set", index=index, IFLA_AF_SPEC=no_link_local)
         if code:
             # A kernel without IPv6 has nothing to switch off.
-            _log.debug("%s: IPv6 link-local address left to the kernel: %s", name, _reason(code))
+            logger.debug("%s: IPv6 link-local address left to the kernel: %s", name, _reason(code))
         code = _call(route.link, "set", index=index, mtu=mtu, txqlen=queue_length, state="up")
         if code:
             raise NicError(f"cannot bring up {name} with MTU {mtu}: {_reason(code)}")
@@ -79,7 +79,7 @@ class Routes:
             for network in sorted(self._installed - wanted, key=str):
                 code = self._change(route, "del", network)
                 if code and code != errno.ESRCH:
-                    _log.warning("%s: route to %s not removed: %s", self._name, network, _reason(code))
+                    logger.warning("%s: route to %s not removed: %s", self._name, network, _reason(code))
                 self._installed.discard(network)
             self._refused &= wanted
             for network in sorted(wanted - self._installed, key=str):
@@ -90,7 +90,7 @@ class Routes:
                 elif network not in self._refused:
                     self._refused.add(network)
                     reason = "the host has a route of its own to it" if code == errno.EEXIST else _reason(code)
-                    _log.warning("%s: no route to %s through the overlay: %s", self._name, network, reason)
+                    logger.warning("%s: no route to %s through the overlay: %s", self._name, network, reason)
 
     def _change(self, route: Any, command: str, network: Network) -> int:
         scope = _SCOPE_LINK if network.version == 4 else _SCOPE_UNIVERSE

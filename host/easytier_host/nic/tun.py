@@ -49,7 +49,7 @@ _BATCH_BYTES: Final = 1 << 20
 QUEUE_LENGTH: Final = 500
 """Packets or super-packets that wait in the kernel for the node; the kernel's own default for TUN devices."""
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger("easytier.nic")
 
 
 async def open_tun(name: str, mtu: int, addresses: Iterable[Interface], *, queue_length: int = QUEUE_LENGTH) -> TunNic:
@@ -153,7 +153,7 @@ class TunNic(Nic):
 
     def _write_apart(self, buffers: list[bytes]) -> None:
         """Deliver a super-packet in pieces: this kernel does not take one whose checksum is complete.  No more are joined."""
-        _log.warning("%s: the kernel does not take joined packets; writing them one by one", self.name)
+        logger.warning("%s: the kernel does not take joined packets; writing them one by one", self.name)
         self._own = frozenset()
         try:
             packets = split(b"".join(buffers), self.mtu)
@@ -196,6 +196,6 @@ def _enable_offload(name: str, fd: int) -> None:
             fcntl.ioctl(fd, _TUNSETOFFLOAD, offload)
         except OSError:
             continue
-        _log.debug("%s: segmentation and checksum offload %#x", name, offload)
+        logger.debug("%s: segmentation and checksum offload %#x", name, offload)
         return
-    _log.info("%s: the kernel offers no segmentation offload; large transfers cost more CPU", name)
+    logger.info("%s: the kernel offers no segmentation offload; large transfers cost more CPU", name)

@@ -22,7 +22,10 @@ REASSEMBLY_TIMEOUT: Final = 10.0
 MAX_CALL_BYTES: Final = 1 << 20
 MAX_PEER_BYTES: Final = 1 << 20
 MAX_PEER_CALLS: Final = 64
+MAX_TOTAL_CALLS: Final = 1024
 MAX_TOTAL_BYTES: Final = 8 << 20
+PIECE_COST: Final = 128
+"""Bytes that a piece takes besides its content: empty ones would otherwise be free."""
 
 
 class FramingError(Exception):
@@ -63,7 +66,7 @@ class _Partial:
 class Reassembler:
     """Joins the pieces of calls, per sender, transaction and direction.
 
-    Caps: 64 unfinished calls and 1 MiB a peer, 8 MiB in all, 10 s each.  What would pass a cap raises `FramingError`.
+    Caps: 64 unfinished calls and 1 MiB a peer, 1024 calls and 8 MiB in all, 10 s each.  What would pass a cap raises `FramingError`.
     """
 
     def __init__(self) -> None:
@@ -88,7 +91,9 @@ class Reassembler:
         if packet.piece_idx == 0 and not packet.HasField("descriptor"):
             raise FramingError("first piece without a descriptor")
         if packet.HasField("compression_info") and packet.compression_info.algo != COMPRESSION_NONE:
-            raise FramingError(f"compressed by algorithm {packet.compression_info.algo}, which this node never offered to accept")
+            raise FramingError(
+                f"compressed by algorithm {packet.compression_info.algo}, which this node never offered to accept"
+            )
         if total == 1:
             return packet, packet.body
         peer = packet.from_peer
@@ -98,13 +103,15 @@ class Reassembler:
             self.expire(now)
             if self._peer_calls.get(peer, 0) >= MAX_PEER_CALLS:
                 raise FramingError(f"peer {peer} has {MAX_PEER_CALLS} unfinished calls")
+            if len(self._partials) >= MAX_TOTAL_CALLS:
+                raise FramingError(f"{MAX_TOTAL_CALLS} calls are unfinished already")
             partial = self._partials[key] = _Partial(total, now)
             self._peer_calls[peer] = self._peer_calls.get(peer, 0) + 1
         if partial.total != total:
             raise FramingError(f"call of {partial.total} pieces has become one of {total}")
         if packet.piece_idx in partial.bodies:
             return None
-        size = len(packet.body)
+        size = len(packet.body) + PIECE_COST
         if (
             partial.size + size > MAX_CALL_BYTES
             or self._peer_bytes.get(peer, 0) + size > MAX_PEER_BYTES

@@ -1,7 +1,7 @@
 """Calls to other nodes of the network, and the services that this node offers them (control plane 6).
 
-A call is one awaited method; there is no retransmission inside, so callers repeat by their own rules.  Services are plain functions: they
-run on the event loop as requests arrive and must be quick.
+A call is one awaited method; there is no retransmission inside, so callers repeat by their own rules.  Services are plain
+functions: they run on the event loop as requests arrive and must be quick.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class PeerRpc:
     ) -> Response:
         """Call a method of `peer_id` and return its response; `timeout` in seconds.
 
-        Raises `RpcTimeoutError`, `ServiceNotOfferedError`, or `RpcError` for any other failure told by the peer, a response that does not
-        decode, or too many calls under way.
+        Raises `RpcTimeoutError`, `ServiceNotOfferedError`, or `RpcError` for any other failure told by the peer, a response
+        that does not decode, or too many calls under way.
         """
         if len(self._calls) >= MAX_CALLS:
             raise RpcError(f"{MAX_CALLS} calls are under way already")

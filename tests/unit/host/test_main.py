@@ -170,3 +170,10 @@ def test_commands_without_features_say_so(program: str) -> None:
     assert shown.stdout == ""
     [line] = shown.stderr.splitlines()
     assert line.startswith(f"easytier-{program}: this version ")
+
+
+def test_a_listener_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    # An address of TEST-NET-3, which no machine has: the real node, which never gets as far as sending.
+    assert main(["--no-tun", "--console-log-level", "off", "-l", "tcp://203.0.113.1:1"], environ={}) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("easytier-core: cannot listen on tcp://203.0.113.1:1: ")

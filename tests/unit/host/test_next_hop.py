@@ -23,9 +23,7 @@ def both_ways(*edges: tuple[int, int]) -> Graph:
 
 def paths(graph: Graph, *, avoid: Iterable[int] = (), latencies: dict[tuple[int, int], int] | None = None) -> NextHops:
     others = graph.keys() - {ME}
-    return compute(
-        ME, graph.get(ME, frozenset()), others, {peer_id: graph[peer_id] for peer_id in others}, avoid, latencies or {}
-    )
+    return compute(ME, graph.get(ME, frozenset()), others, graph, set(avoid), latencies or {})
 
 
 def test_a_line_goes_through_its_first_node() -> None:

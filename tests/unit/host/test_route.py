@@ -202,6 +202,17 @@ class TestSessions:
         assert first is not None
         assert built(state, LEFT) == SyncRouteInfoRequest(my_peer_id=ME, my_session_id=first.my_session_id, is_initiator=True)
 
+    def test_the_hourly_renewal_shows_after_an_answer(self) -> None:
+        state = node(neighbours=[LEFT])
+        assert state.on_response(LEFT, built(state, LEFT), answer(), 3600.0)
+        assert state.wants_sync(LEFT)
+
+    def test_an_old_version_from_a_neighbour_does_not_undo_what_it_took(self) -> None:
+        state = node(neighbours=[LEFT])
+        assert state.on_response(LEFT, built(state, LEFT), answer(), 0.0)
+        state.handle_request(LEFT, request_from(LEFT, rows={ME: (1, set())}), 0.0)
+        assert not state.wants_sync(LEFT)
+
     def test_an_unanswered_request_is_repeated(self) -> None:
         state = node(neighbours=[LEFT])
         first = built(state, LEFT)
@@ -571,6 +582,15 @@ class TestExpiry:
         state.expire(1090.0)
         assert {peer.peer_id for peer in state.peers()} == {LEFT}
         assert state.connections().keys() == {LEFT}
+
+    def test_news_of_an_unreachable_peer_prolong(self) -> None:
+        state = node(neighbours=[LEFT])
+        state.handle_request(LEFT, request_from(LEFT, record(FAR)), 0.0)
+        state.handle_request(LEFT, request_from(LEFT, record(FAR, 2)), 50.0)
+        state.expire(139.9)
+        assert [peer.peer_id for peer in state.peers()] == [FAR]
+        state.expire(140.0)
+        assert state.peers() == []
 
     def test_connections_of_a_peer_without_record_go_after_90_seconds(self) -> None:
         state = node(neighbours=[LEFT])

@@ -6,12 +6,15 @@ import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
 
 from easytier_host.packet import PEER_HEADER_SIZE, Flag, PacketType, PeerHeader
 from easytier_host.pb import common_pb2, peer_rpc_pb2
+from easytier_host.route import LinkState, RouteCounters
+from easytier_host.route_records import OwnRecord
 
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 UDP_HEADER_SIZE = 8
@@ -93,6 +96,39 @@ def test_rpc_packets_round_trip_with_what_is_in_them(file: str) -> None:
         "PeerCenterRpc.2 request": 1,
         "PeerCenterRpc.2 response": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("file", "version"),
+    [
+        ("underlay-2.2.4-plaintext.jsonl", "2.2.4"),
+        ("underlay-2.6.4-81487c36-plaintext.jsonl", "2.6.4-81487c36"),
+        ("underlay-2.6.4-plaintext.jsonl", "2.6.4"),
+    ],
+)
+def test_route_requests_of_stock_are_understood(file: str, version: str) -> None:
+    """Our node in the place of one of the two learns all about the other from what it said."""
+    frames = payloads(file)
+    shake = next(header for header, _ in frames if header.packet_type == PacketType.PING)
+    stock, us = shake.from_peer_id, shake.to_peer_id
+    state = LinkState(us, OwnRecord(UUID(int=1)), lambda: 1, now=0.0)
+    state.add_neighbour(stock)
+    for header, payload in frames:
+        if header.packet_type == PacketType.RPC_REQ and header.from_peer_id == stock:
+            packet = common_pb2.RpcPacket.FromString(payload)
+            if packet.descriptor.service_name == "OspfRouteRpc":
+                body = peer_rpc_pb2.RpcRequest.FromString(packet.body)
+                state.handle_request(stock, peer_rpc_pb2.SyncRouteInfoRequest.FromString(body.request), now=1.0)
+
+    (peer,) = state.peers()
+    assert peer.peer_id == stock
+    assert str(peer.ipv4) in ("10.144.0.1/24", "10.144.0.2/24")
+    assert peer.hostname in ("a", "b")
+    assert peer.easytier_version.startswith(version)
+    assert peer.feature_flag.kcp_input
+    assert state.connections() == {stock: {us}}
+    assert state.reachable() == {stock}
+    assert state.counters == RouteCounters()
 
 
 @pytest.mark.parametrize(

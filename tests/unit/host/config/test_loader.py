@@ -137,10 +137,13 @@ def test_an_object_built_in_code_has_the_defaults_of_stock() -> None:
         ('ipv4 = "224.0.0.1"', 'a.toml:1: ipv4: "224.0.0.1" cannot be the address of a node'),
         (
             'listeners = [\n"tcp://a:1",\n"tcq://a:1"]',
-            'a.toml:3: listeners: unknown scheme in "tcq://a:1"; did you mean "tcp"?',
+            "a.toml:3: listeners: 'tcq://a:1': unknown scheme 'tcq' (this node has tcp and udp)",
         ),
-        ('listeners = ["11010"]', 'a.toml:1: listeners: "11010" is not a URL like tcp://192.0.2.1:11010'),
-        ('listeners = ["tcp://a:99999"]', 'a.toml:1: listeners: "tcp://a:99999" is not a URL: Port out of range 0-65535'),
+        ('listeners = ["11010"]', "a.toml:1: listeners: '11010' is not an URL: write it as udp://host:port"),
+        (
+            '[[peer]]\nuri = "tcp://a:99999"',
+            "a.toml:2: uri: 'tcp://a:99999' is not an URL: Port out of range 0-65535",
+        ),
         (
             '[[proxy_network]]\ncidr = "10.1.2.3/24"',
             'a.toml:2: cidr: "10.1.2.3/24" has bits set behind its prefix; the network is 10.1.2.0/24',
@@ -194,10 +197,10 @@ def test_an_address_without_prefix_has_24_bits(text: str, interface: str) -> Non
 
 
 def test_what_this_node_does_not_do_is_said_once_for_each_key() -> None:
-    said = warnings('dhcp = true\nexit_nodes = ["10.0.0.1", "10.0.0.2"]\n[flags]\nuse_smoltcp = true\n[acl]\nx = 1')
+    said = warnings('dhcp = true\ntcp_whitelist = ["80", "81"]\n[flags]\nuse_smoltcp = true\n[acl]\nx = 1')
     assert sorted(said) == [
         'a.toml:1: "dhcp" has no effect in this version',
-        'a.toml:2: "exit_nodes" has no effect in this version',
+        'a.toml:2: "tcp_whitelist" has no effect in this version',
         'a.toml:4: "flags.use_smoltcp" has no effect in this version',
         'a.toml:5: "acl" has no effect in this version',
     ]
@@ -215,6 +218,12 @@ def test_listeners_and_peers_of_other_protocols_are_left_out_with_a_warning() ->
         'a.toml:1: "wg://0.0.0.0:11011"',
         'a.toml:2: "wss://example.org"',
     ]
+
+
+def test_an_empty_array_is_not_the_same_as_none() -> None:
+    assert config_of("").routes is None
+    assert config_of("routes = []").routes == ()
+    assert config_of('routes = ["10.0.0.0/8"]').routes == (IPv4Network("10.0.0.0/8"),)
 
 
 def test_a_port_forward_of_the_file_is_kept() -> None:
