@@ -32,6 +32,7 @@ from easytier_host.tunnel.base import Tunnel
 _ENCRYPTED: Final = int(Flag.ENCRYPTED)
 _COMPRESSED: Final = int(Flag.COMPRESSED)
 _LATENCY_FIRST: Final = int(Flag.LATENCY_FIRST)
+_EXIT_NODE: Final = int(Flag.EXIT_NODE)
 _NOT_SEND_TO_TUN: Final = int(Flag.NOT_SEND_TO_TUN)
 _DATA: Final = int(PacketType.DATA)
 _PONG: Final = int(PacketType.PONG)
@@ -87,7 +88,7 @@ class Outbound:
         """Route, segment, seal and send what the device brought; returns a congested tunnel if there is one, to be waited
         for."""
         metrics = self._metrics
-        batches: dict[int, list[bytes]] = {}
+        batches: dict[tuple[int, int], list[bytes]] = {}
         lookup = self.lookup
         for frame in frames:
             first = frame[VNET_HEADER_SIZE] if len(frame) > VNET_HEADER_SIZE else 0
@@ -98,8 +99,8 @@ class Outbound:
             else:
                 metrics.dropped_device += 1
                 continue
-            targets = lookup.resolve(address).peers if lookup is not None else ()
-            if not targets:
+            found = lookup.resolve(address) if lookup is not None else None
+            if found is None or not found.peers:
                 metrics.dropped_no_route += 1
                 continue
             try:
@@ -107,19 +108,21 @@ class Outbound:
             except ValueError:
                 metrics.dropped_device += 1
                 continue
-            for target in targets:
-                batch = batches.get(target)
+            flags = _EXIT_NODE if found.exit_node else 0
+            for target in found.peers:
+                batch = batches.get((target, flags))
                 if batch is None:
-                    batches[target] = packets if len(targets) == 1 else list(packets)
+                    batches[target, flags] = packets if len(found.peers) == 1 else list(packets)
                 else:
                     batch += packets
         congested = None
-        for target, packets in batches.items():
-            congested = self.send(target, PacketType.DATA, packets) or congested
+        for (target, flags), packets in batches.items():
+            congested = self.send(target, PacketType.DATA, packets, flags) or congested
         return congested
 
-    def send(self, target: int, packet_type: int, payloads: Sequence[bytes]) -> Tunnel | None:
-        """Seal and send payloads of one type to `target`; returns the tunnel if it is congested.
+    def send(self, target: int, packet_type: int, payloads: Sequence[bytes], flags: int = 0) -> Tunnel | None:
+        """Seal and send payloads of one type to `target`; returns the tunnel if it is congested.  `flags` are
+        further header flags.
 
         Without a way to `target` they are dropped and counted.
         """
@@ -129,7 +132,7 @@ class Outbound:
             return None
         peer_id, cipher, compressor = self._peer_id, self._cipher, self._compressor
         pack = PEER_HEADER.pack
-        plain_flags = self._data_flags | (_ENCRYPTED if cipher is not None else 0)
+        plain_flags = flags | self._data_flags | (_ENCRYPTED if cipher is not None else 0)
         frames = []
         header, header_length = b"", -1
         for payload in payloads:

@@ -199,7 +199,7 @@ class FlowGate:
         candidates = []
         for name, transport in self.transports.items():
             try:
-                candidate = transport.candidate(flow, flow.peer)
+                candidate: object = transport.candidate(flow, flow.peer)
                 if not isinstance(candidate, Candidate) or candidate.transport != name:
                     raise TypeError(f"not a candidate of its own: {candidate!r:.100}")
                 candidates.append(candidate)

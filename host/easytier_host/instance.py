@@ -111,6 +111,7 @@ class Node:
         self._listeners: list[Listener] = []
         self._echo_waiters: dict[tuple[IPv4Address, int, int], anyio.Event] = {}
         self._stack = AsyncExitStack()
+        self._started = False
         self._closed = anyio.Event()
         self._log = logging.LoggerAdapter(logger, {"instance": config.instance_name})
 
@@ -191,11 +192,17 @@ class Node:
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
-        self.tasks = await self._stack.enter_async_context(anyio.create_task_group())
         try:
-            await self._start()
+            if self.plugins is None:
+                self.plugins = PluginManager(self.config.plugins)
+                self.plugins.load()
+            # Outside the task group, so that plugins still hear how flows end when the node stops.
+            await self._stack.enter_async_context(self.plugins.running())
+            self.tasks = await self._stack.enter_async_context(anyio.create_task_group())
+            self._started = True
+            await self._start(self.plugins)
         except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
+            await self.__aexit__(None, None, None)
             if isinstance(error, HooksError | NicError | TunnelError):
                 raise NodeError(str(error)) from error
             raise
@@ -211,11 +218,12 @@ class Node:
             listener.close()
         if self.nic is not None:
             self.nic.close()
-        self.tasks.cancel_scope.cancel()
+        if self._started:
+            self.tasks.cancel_scope.cancel()
         self._events.close()
         await self._stack.__aexit__(exc_type, exc, traceback)
 
-    async def _start(self) -> None:
+    async def _start(self, plugins: PluginManager) -> None:
         config, flags = self.config, self.config.flags
         cipher = (
             make_cipher(flags.encryption_algorithm, config.network_secret, secrets.token_bytes)
@@ -224,10 +232,7 @@ class Node:
         )
         mtu = flags.mtu - (ENCRYPTION_MTU_COST if cipher is not None else 0)
 
-        if self.plugins is None:
-            self.plugins = PluginManager(config.plugins)
-            self.plugins.load()
-        capabilities = self.plugins.capabilities()
+        capabilities = plugins.capabilities()
 
         self.outbound = Outbound(
             self.peer_id,
@@ -240,7 +245,7 @@ class Node:
         )
         self.gate = FlowGate(
             FlowTable(),
-            self.plugins,
+            plugins,
             self.tasks,
             self._clock,
             self._wall_clock,
@@ -265,7 +270,7 @@ class Node:
             self._peers,
             self.outbound,
             self.inbound,
-            self.plugins,
+            plugins,
             self._events,
             config,
             latencies=lambda: self._center.latencies,
@@ -289,8 +294,7 @@ class Node:
 
             addresses = [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
             self.nic = await open_tun(flags.dev_name, mtu, addresses)
-        await self._stack.enter_async_context(self.plugins.running())
-        self.gate.transports.update(self.plugins.transports(partial(PluginServices, self)))
+        self.gate.transports.update(plugins.transports(partial(PluginServices, self)))
         await self._open_doors()
         self._direct.listeners = self.listeners
 

@@ -1,7 +1,8 @@
 """Counters of one node: plain integers, added up from the start, read by monitors and tests.
 
-Every field counts since the node was made and only grows.  Invariant: each frame that a tunnel delivered is counted in exactly
-one of `delivered_packets` (Data for us), `relayed_frames`, `control_frames`, `plugin_frames` or one of the `dropped_*` fields.
+Every field counts since the node was made and only grows.  Invariant: each of `received_frames` is counted in exactly one of
+`delivered_packets`, `relayed_frames`, `control_frames`, `plugin_frames`, `dropped_malformed`, `dropped_unsealed`,
+`dropped_unhandled` and `dropped_relay`.  The other `dropped_*` fields are about what this node sends, and the inside of RPC.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ KEEPALIVE_INTERVAL: Final = 10.0
 # Ours.
 FIRST_RETRY: Final = 0.2
 LONGEST_RETRY: Final = 5.0
+SHORTEST_PAUSE: Final = 0.05
+"""Between two calls, for a neighbour whose answers make us send everything again."""
 
 
 class RouteSync:
@@ -88,6 +90,7 @@ class RouteSync:
                 news = self._news[peer_id] = anyio.Event()
                 if await self._sync(peer_id):
                     retry = FIRST_RETRY
+                    await anyio.sleep(SHORTEST_PAUSE)
                     if not self._state.wants_sync(peer_id):
                         with anyio.move_on_after(KEEPALIVE_INTERVAL):
                             await news.wait()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -58,6 +59,8 @@ class Topology:
         self._records: dict[int, PeerRecord] = {}
         self._next_hops = NextHops({}, {})
         self._lookup = Lookup((), {})
+        self._unsafe_routes: set[IPv4Network] = set()
+        self._own_id_claims = 0
         self._stale = anyio.Event()
         self.changed()
 
@@ -125,8 +128,15 @@ class Topology:
         )
         self._tell(before)
 
+    def _warn_of_twin(self) -> None:
+        claims = self._state.counters.own_id_claimed
+        if claims > self._own_id_claims and not self._own_id_claims:
+            logger.warning("another node uses this node's peer id %d; restart one of them", self._state.peer_id)
+        self._own_id_claims = claims
+
     def _tell(self, before: Mapping[int, PeerRecord]) -> None:
         """Log, publish and hand to plugins what differs."""
+        self._warn_of_twin()
         for peer_id in before.keys() - self._records.keys():
             logger.info("route to peer %d (%s) is gone", peer_id, before[peer_id].hostname)
             self._events.publish(NodeEvent("route_removed", peer_id, before[peer_id].hostname))
@@ -144,10 +154,20 @@ class Topology:
                 self._events.publish(NodeEvent("route_added", peer_id, record.hostname))
             self._plugins.notify_capabilities(peer_info(record), capabilities_of(record))
 
+    def _underlay_addresses(self) -> list[IPv4Address | IPv6Address]:
+        hosts = (urlsplit(conn.tunnel.info.remote_url).hostname for conn in self._peers)
+        return [ip_address(host) for host in hosts if host is not None and "." in host]
+
     async def _route_device(self, nic: Nic) -> None:
-        routes = self._config.routes
+        routes = self._lookup.proxy_routes() if self._config.routes is None else frozenset(self._config.routes)
+        # A route over a neighbour's underlay address would lead its tunnel into itself.
+        underlay = self._underlay_addresses()
+        unsafe = {route for route in routes if any(address in route for address in underlay)}
+        for route in unsafe - self._unsafe_routes:
+            logger.warning("no route to %s: it would cover the underlay address of a neighbour", route)
+        self._unsafe_routes = unsafe
         try:
-            await nic.replace_routes(self._lookup.proxy_routes() if routes is None else frozenset(routes))
+            await nic.replace_routes(routes - unsafe)
         except NicError as error:
             logger.warning("routes of %s were not changed: %s", nic.name, error)
 

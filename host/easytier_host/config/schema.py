@@ -73,8 +73,8 @@ _FLAGS: Final[tuple[tuple[str, Kind, Status, str], ...]] = (
     (
         "default_protocol",
         kinds.choice(("tcp", "udp"), ("wg", "ws", "wss", "quic", "faketcp")),
-        _USED,
-        "tried first where a peer offers several",
+        _MOOT,
+        "for a peer that offers several; this node prefers udp",
     ),
     ("dev_name", kinds.DEVICE_NAME, _USED, "name of the TUN device; empty: chosen by the system"),
     ("enable_encryption", BOOLEAN, _USED, "must be alike in the whole network"),

@@ -66,7 +66,8 @@ class _Partial:
 class Reassembler:
     """Joins the pieces of calls, per sender, transaction and direction.
 
-    Caps: 64 unfinished calls and 1 MiB a peer, 1024 calls and 8 MiB in all, 10 s each.  What would pass a cap raises `FramingError`.
+    Caps: 64 unfinished calls and 1 MiB a peer, 1024 calls and 8 MiB in all, 10 s each.  What would pass a cap raises
+    `FramingError`.
     """
 
     def __init__(self) -> None:

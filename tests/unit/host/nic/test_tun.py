@@ -1,16 +1,21 @@
-"""`open_tun` where no device can be made: each failure says what to do.  Real devices are in `tests/netns/test_nic.py`."""
+"""`open_tun` where no device can be made, and `TunNic` over sockets.  Real devices are in `tests/netns/test_nic.py`."""
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
 import sys
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_interface
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from easytier_host.nic import NicError
-from easytier_host.nic.tun import open_tun
+from easytier_host.nic.offload import PLAIN_VNET_HEADER
+from easytier_host.nic.tun import TunNic, open_tun
+from tests.unit.host.nic.packets import Segment
 
 pytestmark = pytest.mark.anyio
 
@@ -68,3 +73,70 @@ async def test_the_device_is_closed_when_it_cannot_be_set_up(monkeypatch: pytest
         os.close(reader)
         os.close(writer)
     assert closed == ["closed"]
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[TunNic, socket.socket]]:
+    """A device over a socket, and the kernel's side of it: each datagram is a device frame."""
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    kernel.setblocking(False)
+    with kernel:
+        nic = TunNic(ours, "et0", 1360, 1, [ip_interface("10.9.0.1/24")])
+        yield nic, kernel
+        nic.close()
+
+
+async def test_a_batch_is_bounded_and_the_rest_comes_next(pair: tuple[TunNic, socket.socket]) -> None:
+    nic, kernel = pair
+    assert nic.read_batch() == []
+    sent = [bytes([number]) * 20 for number in range(5)]
+    for frame in sent:
+        kernel.send(frame)
+    await nic.wait_readable()
+    assert nic.read_batch() == sent
+    assert nic.read_batch() == []
+
+
+async def test_segments_to_our_address_leave_as_one_frame(pair: tuple[TunNic, socket.socket]) -> None:
+    nic, kernel = pair
+    packets = [piece.encode() for piece in Segment(bytes(3000)).pieces(1000)]
+    nic.write_packets(packets)
+    assert len(kernel.recv(70_000)) == 10 + 40 + 3000
+    with pytest.raises(BlockingIOError):
+        kernel.recv(70_000)
+    assert nic.dropped_packets == 0
+
+
+async def test_a_kernel_that_refuses_joined_packets_gets_them_one_by_one(
+    pair: tuple[TunNic, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nic, kernel = pair
+    writev = os.writev
+
+    def refuse_joined(fd: int, buffers: Sequence[bytes]) -> int:
+        if buffers[0] != PLAIN_VNET_HEADER:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return writev(fd, buffers)
+
+    monkeypatch.setattr(os, "writev", refuse_joined)
+    packets = [piece.encode() for piece in Segment(bytes(3000)).pieces(1000)]
+    nic.write_packets(packets)
+    nic.write_packets(packets)
+    assert [kernel.recv(70_000) for _ in range(6)] == [PLAIN_VNET_HEADER + packet for packet in packets] * 2
+    assert nic.dropped_packets == 0
+
+
+async def test_what_a_full_device_does_not_take_is_counted(pair: tuple[TunNic, socket.socket]) -> None:
+    nic, kernel = pair
+    packets = [Segment(bytes(1000), sequence=number).encode() for number in range(2000)]
+    nic.write_packets(packets)
+    delivered = 0
+    while True:
+        try:
+            kernel.recv(70_000)
+        except BlockingIOError:
+            break
+        delivered += 1
+    assert 0 < delivered < 2000
+    assert nic.dropped_packets == 2000 - delivered

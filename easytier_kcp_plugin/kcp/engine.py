@@ -1,0 +1,121 @@
+"""The face of an ARQ engine: `Engine` for one conversation, `Path` for all conversations with one peer.  No implementation.
+
+`session.py` and `endpoint.py` know engines by these alone.  Datagrams (bodies of ACK|DATA packets) and bytes go in; bytes come
+out; what leaves for the network is decided by the path, for all its conversations at once, so that it can share out and pace
+what one peer gets. All of it is sans-IO: `now` is seconds of a monotonic clock that never steps back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counters of one conversation, for monitors.  What an engine cannot know is None."""
+
+    segments_sent: int
+    """With repetitions."""
+    segments_received: int
+    retransmitted: int | None
+    duplicates: int | None
+    rejected_datagrams: int
+    peer_window: int
+    """Segments."""
+    waiting_bytes: int
+    """Written and not acknowledged; may be an upper bound."""
+
+
+class Engine(Protocol):
+    """The reliable byte streams, both directions, of one conversation.  No method but `send` takes memory of an unbounded
+    size."""
+
+    def input(self, datagram: bytes, now: float) -> None:
+        """Take a body in.  Never raises: what is broken is counted and skipped."""
+        ...
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Take bytes to send; returns how many were taken, 0 if the buffer is full."""
+        ...
+
+    def receive(self, limit: int) -> bytes:
+        """Up to `limit` bytes (at least 1) that arrived in order; b"" if there are none.  This is what opens the receive
+        window again."""
+        ...
+
+    def ask(self, now: float) -> None:
+        """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes."""
+        ...
+
+    def close(self) -> None:
+        """Drop all buffers and leave the path.  Only `statistics` may be called later."""
+        ...
+
+    @property
+    def readable(self) -> bool:
+        """Whether `receive` would return something."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Bytes that `send` would take."""
+        ...
+
+    @property
+    def drained(self) -> bool:
+        """Whether all that was taken has been acknowledged."""
+        ...
+
+    @property
+    def heard(self) -> bool:
+        """Whether any valid segment of the peer has come: the proof that an engine is there."""
+        ...
+
+    @property
+    def got_payload(self) -> bool:
+        """Whether any byte of the peer has come, in order or not."""
+        ...
+
+    @property
+    def emptied_at(self) -> float | None:
+        """Since when it is known that the peer got everything and has passed it on (its window is at the largest value seen).
+
+        None if it is not so.  With nothing ever sent, the time of the engine's start.
+        """
+        ...
+
+    @property
+    def progress_at(self) -> float:
+        """When bytes were last acknowledged, or last began to wait for that after there were none."""
+        ...
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """As of now."""
+        ...
+
+
+class Path(Protocol):
+    """What the conversations with one peer share.  It may outlive them: what it learnt serves the next one."""
+
+    @property
+    def rtt(self) -> float | None:
+        """Smoothed round-trip time in seconds; None before the first sample."""
+        ...
+
+    def sample_rtt(self, seconds: float) -> None:
+        """Tell of a round trip that was measured outside of engines, such as SYN to SYN|ACK."""
+        ...
+
+    def open(self, conv: int, receive_window: int, now: float) -> Engine:
+        """A new engine on this path; `receive_window` is in segments.  Raises OSError or ImportError if it cannot be had."""
+        ...
+
+    def pump(self, now: float) -> tuple[list[tuple[Engine, list[bytes]]], float | None]:
+        """What may leave now, by conversation, and when to ask again; None means after the next call to one of its engines."""
+        ...
+
+
+PathFactory: TypeAlias = Callable[[], Path]

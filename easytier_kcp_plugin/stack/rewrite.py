@@ -1,0 +1,115 @@
+"""Changing the addresses and ports of TCP packets, with their checksums.  Pure functions, no state and no I/O.
+
+A *device frame* is a 10-byte virtio-net header and one IPv4 packet or super-packet.  Checksums are ones'-complement sums, so a
+change of header words changes them by a constant (RFC 1624), whatever the payload: the work per frame is one copy.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+VNET_HEADER_SIZE: Final = 10
+NEEDS_CSUM: Final = 1
+_UINT16: Final = struct.Struct(">H")
+_ENDS: Final = struct.Struct(">4s4sHH")
+
+FIN: Final = 0x01
+SYN: Final = 0x02
+RST: Final = 0x04
+ACK: Final = 0x10
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Source and destination of a TCP segment."""
+
+    source_ip: IPv4Address
+    source_port: int
+    destination_ip: IPv4Address
+    destination_port: int
+
+    @property
+    def words(self) -> bytes:
+        """The twelve bytes as they stand in a packet without IP options: both addresses, both ports."""
+        return _ENDS.pack(self.source_ip.packed, self.destination_ip.packed, self.source_port, self.destination_port)
+
+    def reversed(self) -> Ends:
+        """The same connection's other direction."""
+        return Ends(self.destination_ip, self.destination_port, self.source_ip, self.source_port)
+
+
+class Rewriter:
+    """Turns segments between `old` ends into segments between `new` ends."""
+
+    def __init__(self, old: Ends, new: Ends) -> None:
+        self._addresses = new.words[:8]
+        self._ports = new.words[8:]
+        self._address_change = (_sum(new.words[:8]) - _sum(old.words[:8])) % 0xFFFF
+        self._change = (_sum(new.words) - _sum(old.words)) % 0xFFFF
+
+    def __call__(self, frame: bytes) -> bytes:
+        """The rewritten device frame.  The caller has checked that it holds a whole TCP header (`tcp_flags`)."""
+        tcp = VNET_HEADER_SIZE + (frame[VNET_HEADER_SIZE] & 15) * 4
+        (ip_checksum,) = _UINT16.unpack_from(frame, 20)
+        (checksum,) = _UINT16.unpack_from(frame, tcp + 16)
+        if frame[0] & NEEDS_CSUM:
+            # The field holds the sum of the pseudo-header alone, not its complement.
+            checksum = (checksum + self._address_change) % 0xFFFF
+        else:
+            checksum = _adjusted(checksum, self._change)
+        return b"".join(
+            (
+                frame[:20],
+                _UINT16.pack(_adjusted(ip_checksum, self._address_change)),
+                self._addresses,
+                frame[30:tcp],
+                self._ports,
+                frame[tcp + 4 : tcp + 16],
+                _UINT16.pack(checksum),
+                frame[tcp + 18 :],
+            )
+        )
+
+
+def tcp_flags(frame: bytes) -> int | None:
+    """The TCP flags of a device frame, None if it does not hold an unfragmented IPv4 packet with a whole TCP header."""
+    if len(frame) < VNET_HEADER_SIZE + 40 or frame[10] >> 4 != 4 or frame[19] != 6:
+        return None
+    tcp = VNET_HEADER_SIZE + (frame[10] & 15) * 4
+    if tcp < 30 or frame[16] & 0x3F or frame[17] or len(frame) < tcp + 20:
+        return None
+    return frame[tcp + 13]
+
+
+def reset_for(frame: bytes) -> bytes:
+    """The RST with which a closed port answers the segment in `frame` (RFC 9293 section 3.10.7.1), as a device frame."""
+    tcp = VNET_HEADER_SIZE + (frame[10] & 15) * 4
+    source, destination, sequence, acknowledged = struct.unpack_from(">HHII", frame, tcp)
+    flags = frame[tcp + 13]
+    if flags & ACK:
+        answer = struct.pack(">HHIIBBHHH", destination, source, acknowledged, 0, 0x50, RST, 0, 0, 0)
+    else:
+        size = len(frame) - tcp - (frame[tcp + 12] >> 4) * 4
+        next_sequence = (sequence + size + bool(flags & SYN) + bool(flags & FIN)) & 0xFFFF_FFFF
+        answer = struct.pack(">HHIIBBHHH", destination, source, 0, next_sequence, 0x50, RST | ACK, 0, 0, 0)
+    addresses = frame[26:30] + frame[22:26]
+    checksum = _complement(_sum(addresses + b"\x00\x06" + _UINT16.pack(len(answer)) + answer))
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(answer), 0, 0x4000, 64, 6, 0) + addresses
+    header = header[:10] + _UINT16.pack(_complement(_sum(header))) + header[12:]
+    return bytes(VNET_HEADER_SIZE) + header + answer[:16] + _UINT16.pack(checksum) + answer[18:]
+
+
+def _adjusted(checksum: int, change: int) -> int:
+    """A finished checksum after its data grew by `change`."""
+    return _complement((0xFFFF - checksum + change) % 0xFFFF)
+
+
+def _complement(total: int) -> int:
+    return 0xFFFF - total
+
+
+def _sum(data: bytes) -> int:
+    return int.from_bytes(data, "big") % 0xFFFF
