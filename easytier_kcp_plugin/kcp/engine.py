@@ -16,12 +16,13 @@ from typing import Protocol, TypeAlias
 class EngineStatistics:
     """Counters of one conversation, for monitors.  What an engine cannot know is None."""
 
-    segments_sent: int
-    """With repetitions."""
-    segments_received: int
-    retransmitted: int | None
-    duplicates: int | None
-    rejected_datagrams: int
+    datagrams_sent: int
+    datagrams_received: int
+    datagrams_rejected: int
+    """Broken ones."""
+    segments_new: int
+    """PUSH segments, without repetitions."""
+    segments_repeated: int | None
     peer_window: int
     """Segments."""
     waiting_bytes: int
@@ -46,7 +47,7 @@ class Engine(Protocol):
         ...
 
     def ask(self, now: float) -> None:
-        """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes."""
+        """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes.  Twice is as once."""
         ...
 
     def close(self) -> None:
@@ -88,7 +89,7 @@ class Engine(Protocol):
 
     @property
     def progress_at(self) -> float:
-        """When bytes were last acknowledged, or last began to wait for that after there were none."""
+        """Since when segments in flight wait for an acknowledgement without getting any; if none are in flight, some recent time."""
         ...
 
     @property

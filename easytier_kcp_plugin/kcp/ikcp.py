@@ -7,7 +7,6 @@ install if it is missing.  How its traps are avoided is in docs/kcp.md, The engi
 from __future__ import annotations
 
 import importlib
-from collections import deque
 from typing import Any, Final
 
 from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics
@@ -32,7 +31,9 @@ QUIET_INTERVAL: Final = 0.05
 _INTERVAL: Final = INTERVAL_MS / 1000
 ASK_MIN: Final = 0.2
 ASK_MAX: Final = 2.0
-_MAX_RTT: Final = 60.0
+_MAX_RTT_MS: Final = 60_000
+TELL_AGAIN: Final = (0.02, 0.06)
+"""Seconds after which a window that has opened again is told once more."""
 
 
 class EngineUnavailable(ImportError):
@@ -45,8 +46,8 @@ def load() -> Any:
         return importlib.import_module("kcp.extension").KCP
     except ImportError as error:
         raise EngineUnavailable(
-            f"the ikcp engine needs the package kcp, which cannot be imported ({error}): pip install 'kcp==0.1.6' (builds with
-            a C compiler)"
+            f"the ikcp engine needs the package kcp, which cannot be imported ({error}): "
+            "pip install 'kcp==0.1.6' (builds with a C compiler)"
         ) from error
 
 
@@ -63,7 +64,6 @@ class IkcpPath:
         return self._rtt
 
     def sample_rtt(self, seconds: float) -> None:
-        seconds = min(max(seconds, 0.0), _MAX_RTT)
         self._rtt = seconds if self._rtt is None else self._rtt + (seconds - self._rtt) / 8
 
     def open(self, conv: int, receive_window: int, now: float) -> Engine:
@@ -92,7 +92,7 @@ class IkcpPath:
 
 
 class IkcpEngine:
-    """One control block."""
+    """One control block.  Sequence numbers are kept whole (they do not wrap), those of the wire are their low 32 bits."""
 
     def __init__(self, path: IkcpPath, make: Any, conv: int, receive_window: int, now: float) -> None:
         self._path = path
@@ -112,15 +112,14 @@ class IkcpEngine:
         self._out: list[bytes] = []
         self._kcp.include_outbound_handler(lambda _kcp, datagram: self._out.append(datagram))
         # Without one update before it, flush does nothing.
-        self._kcp.update(0)
         self._clock_ms = 0
-        self._receive_window = receive_window
-        self._chunks: deque[bytes] = deque()
-        self._buffered = 0
-        self._rest = b""
+        self._kcp.update(0)
+        self._unsent = bytearray()
+        self._unread = b""
         self._pushed = 0
         self._una = 0
-        self._peer_window = self._largest_window = FIRST_PEER_WINDOW
+        self._peer_window = FIRST_PEER_WINDOW
+        self._largest_window = 0
         self._told_window, self._told_una = receive_window, 0
         self._newest_sn = -1
         self._heard = self._got_payload = self._closed = False
@@ -128,19 +127,20 @@ class IkcpEngine:
         self._emptied_at: float | None = now
         self._ask_at: float | None = None
         self._ask_wait = ASK_MIN
+        self._tell_at: list[float] = []
         self._sent = self._received = self._rejected = 0
 
     @property
     def readable(self) -> bool:
-        return bool(self._rest) or (not self._closed and self._kcp.get_next_packet_size() > 0)
+        return bool(self._unread) or (not self._closed and self._kcp.get_next_packet_size() >= 0)
 
     @property
     def room(self) -> int:
-        return 0 if self._closed else max(0, SEND_BUFFER - self._buffered)
+        return 0 if self._closed else max(0, SEND_BUFFER - len(self._unsent))
 
     @property
     def drained(self) -> bool:
-        return not self._buffered and self._una == self._pushed
+        return not self._unsent and self._una == self._pushed
 
     @property
     def heard(self) -> bool:
@@ -161,13 +161,13 @@ class IkcpEngine:
     @property
     def statistics(self) -> EngineStatistics:
         return EngineStatistics(
-            segments_sent=self._sent,
-            segments_received=self._received,
-            retransmitted=None,
-            duplicates=None,
-            rejected_datagrams=self._rejected,
+            datagrams_sent=self._sent,
+            datagrams_received=self._received,
+            datagrams_rejected=self._rejected,
+            segments_new=self._pushed,
+            segments_repeated=None,
             peer_window=self._peer_window,
-            waiting_bytes=self._buffered + (self._pushed - self._una) * MSS,
+            waiting_bytes=len(self._unsent) + (self._pushed - self._una) * MSS,
         )
 
     def input(self, datagram: bytes, now: float) -> None:
@@ -179,44 +179,165 @@ class IkcpEngine:
             return
         self._tell_time(now)
         self._feed(datagram[:size])
-        self._heard = True
-        self._heard_at = now
-        self._received += len(segments)
+        self._received += 1
+        self._heard, self._heard_at = True, now
+        rtt_ms: int | None = None
         for segment in segments:
             if segment.cmd == Command.PUSH:
                 self._got_payload = True
-                self._newest_sn = max(self._newest_sn, segment.sn)
+                ahead = _signed(segment.sn - self._told_una)
+                if ahead <= 2 * WINDOW:
+                    self._newest_sn = max(self._newest_sn, self._told_una + ahead)
             elif segment.cmd == Command.ACK:
-                self._path.sample_rtt(((self._clock_ms - segment.ts) & _U32) / 1000)
-        self._acknowledged(segments[-1], now)
+                waited = (self._clock_ms - segment.ts) & _U32
+                rtt_ms = waited if rtt_ms is None else min(rtt_ms, waited)
+        if rtt_ms is not None and rtt_ms <= _MAX_RTT_MS:
+            self._path.sample_rtt(rtt_ms / 1000)
+        self._note_peer(segments[-1], now)
         self._path.activate(self)
 
     def send(self, data: bytes | memoryview) -> int:
         taken = min(len(data), self.room)
         if taken:
-            if self.drained:
-                self._progress_at = max(self._progress_at, self._heard_at)
-            self._chunks.append(bytes(data[:taken]))
-            self._buffered += taken
+            self._unsent += data[:taken]
             self._emptied_at = None
             self._path.activate(self)
         return taken
 
     def receive(self, limit: int) -> bytes:
-        if len(self._rest) < limit and not self._closed:
-            parts, size = [self._rest], len(self._rest)
+        if len(self._unread) < limit and not self._closed:
+            parts, size = [self._unread], len(self._unread)
             while size < limit and self._kcp.get_next_packet_size() >= 0:
-                part = bytes(self._kcp.get_received())
+                part = self._kcp.get_received()
                 parts.append(part)
                 size += len(part)
-            self._rest = b"".join(parts)
-            # ikcp tells a window that opens again, but only when it is flushed.
-            self._path.activate(self)
-        data, self._rest = self._rest[:limit], self._rest[limit:]
+            self._unread = b"".join(parts)
+            if self._told_window == 0:
+                # ikcp tells that its window opens again, but only when it is flushed.
+                self._path.activate(self)
+        data, self._unread = self._unread[:limit], self._unread[limit:]
         return data
 
     def ask(self, now: float) -> None:
         if self._ask_at is None and not self._closed:
-            self._ask_wait = self._first_ask_wait()
+            self._ask_wait = ASK_MIN if self._path.rtt is None else min(max(2 * self._path.rtt, ASK_MIN), ASK_MAX)
             self._ask_at = now
             self._path.activate(self)
+
+    def flush(self, now: float) -> tuple[list[bytes], float | None]:
+        """Datagrams that leave now, and when to flush again; for the path."""
+        self._tell_time(now)
+        if self._una == self._pushed:
+            self._progress_at = now
+        window = min(WINDOW, self._peer_window)
+        while self._unsent and self._pushed - self._una < window:
+            self._kcp.enqueue(bytes(self._unsent[:MSS]))
+            del self._unsent[:MSS]
+            self._pushed += 1
+        self._kcp.flush()
+        self._note_told(now)
+        if self._unsent and self._peer_window == 0:
+            self.ask(now)
+        if self._ask_at is not None and now >= self._ask_at:
+            self._out.append(self._signal(Command.WASK))
+            self._ask_at = now + self._ask_wait
+            self._ask_wait = min(self._ask_wait * 1.5, ASK_MAX)
+        if self._tell_at and now >= self._tell_at[0]:
+            self._tell_at.pop(0)
+            self._out.append(self._signal(Command.WINS))
+        datagrams, self._out = self._out, []
+        self._sent += len(datagrams)
+        return datagrams, self._next_flush(now)
+
+    def close(self) -> None:
+        """The package never frees a control block, nor what its queues hold: empty them, as a peer could."""
+        if self._closed:
+            return
+        self._closed = True
+        self._path.leave(self)
+        self._unsent.clear()
+        self._unread = b""
+        acknowledge_all = Segment(self._conv, Command.WINS, 0, 0xFFFF, 0, 0, self._pushed & _U32, 0).encode()
+        self._feed(acknowledge_all)
+        self._kcp.flush()
+        # What waited behind the window has moved into it.
+        self._feed(acknowledge_all)
+        self._drop_received()
+        self._out.clear()
+        self._feed(Segment(self._conv, Command.WASK, 0, 0xFFFF, 0, 0, self._pushed & _U32, 0).encode())
+        self._kcp.flush()
+        self._note_told(0.0)
+        missing = range(self._told_una, self._newest_sn + 1)
+        self._feed(b"".join(Segment(self._conv, Command.PUSH, 0, 0, 0, sn & _U32, 0, 0).encode() for sn in missing))
+        self._drop_received()
+        self._kcp.flush()
+        self._out.clear()
+
+    def _plausible(self, segments: list[Segment]) -> bool:
+        """Whether nobody acknowledges what was never sent, or sends what stops a stream: empty segments and fragments."""
+        in_flight = self._pushed - self._una
+        for segment in segments:
+            if _signed(segment.una - self._una) > in_flight:
+                return False
+            if segment.cmd == Command.PUSH and (segment.length == 0 or segment.frg):
+                return False
+        return True
+
+    def _note_peer(self, last: Segment, now: float) -> None:
+        """Learn from the newest segment of a datagram; ikcp has acted on all of them."""
+        ahead = _signed(last.una - self._una)
+        self._peer_window = last.wnd
+        self._largest_window = max(self._largest_window, last.wnd)
+        if ahead > 0:
+            self._una += ahead
+            self._progress_at = now
+        emptied = self.drained and ahead >= 0 and last.wnd == self._largest_window
+        if not emptied:
+            self._emptied_at = None
+        elif self._emptied_at is None:
+            self._emptied_at = now
+        if last.wnd or not self._unsent:
+            self._ask_at = None
+
+    def _note_told(self, now: float) -> None:
+        """Learn from our newest segment what the peer knows of our side."""
+        if not self._out:
+            return
+        _conv, _cmd, _frg, window, _ts, _sn, una, _length = SEGMENT.unpack_from(self._out[-1])
+        if self._told_window == 0 and window:
+            # Stock waits 7 s before it asks, should this one be lost.
+            self._tell_at = [now + delay for delay in TELL_AGAIN]
+        self._told_window = window
+        self._told_una += _signed(una - self._told_una)
+
+    def _signal(self, command: Command) -> bytes:
+        """A WASK or WINS that says what the peer has been told before, and so can do no harm when it is late."""
+        return Segment(self._conv, command, 0, self._told_window, 0, 0, self._told_una & _U32, 0).encode()
+
+    def _next_flush(self, now: float) -> float | None:
+        times = self._tell_at[:1]
+        if self._ask_at is not None:
+            times.append(self._ask_at)
+        if self._una != self._pushed:
+            times.append(now + (_INTERVAL if now - self._heard_at < QUIET_AFTER else QUIET_INTERVAL))
+        return min(times, default=None)
+
+    def _tell_time(self, now: float) -> None:
+        milliseconds = int((now - self._epoch) * 1000) & _U32
+        if milliseconds != self._clock_ms:
+            self._clock_ms = milliseconds
+            self._kcp.update(milliseconds)
+
+    def _feed(self, datagram: bytes) -> None:
+        # Its complaints (about lengths and convs) cannot come: only whole segments of this conversation are fed.
+        if datagram:
+            self._kcp.receive(datagram)
+
+    def _drop_received(self) -> None:
+        while self._kcp.get_next_packet_size() >= 0:
+            self._kcp.get_received()
+
+
+def _signed(difference: int) -> int:
+    """The difference of two sequence numbers, one of which may have wrapped."""
+    return ((difference + 0x8000_0000) & _U32) - 0x8000_0000

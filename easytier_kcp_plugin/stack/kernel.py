@@ -110,8 +110,9 @@ class KernelStack:
         except BaseException as error:
             self._forget(entry)
             if isinstance(error, TimeoutError):
-                raise TransportUnavailable("the kernel did not take the connection: does a firewall drop packets from the
-                device?") from None
+                raise TransportUnavailable(
+                    "the kernel did not take the connection: does a firewall drop packets from the device?"
+                ) from None
             if isinstance(error, ValueError):
                 raise TransportUnavailable(str(error)) from None
             raise

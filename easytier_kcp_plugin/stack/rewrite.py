@@ -55,11 +55,9 @@ class Rewriter:
         tcp = VNET_HEADER_SIZE + (frame[VNET_HEADER_SIZE] & 15) * 4
         (ip_checksum,) = _UINT16.unpack_from(frame, 20)
         (checksum,) = _UINT16.unpack_from(frame, tcp + 16)
-        if frame[0] & NEEDS_CSUM:
-            # The field holds the sum of the pseudo-header alone, not its complement.
-            checksum = (checksum + self._address_change) % 0xFFFF
-        else:
-            checksum = _adjusted(checksum, self._change)
+        # With NEEDS_CSUM the field holds the sum of the pseudo-header alone, not its complement.
+        partial = frame[0] & NEEDS_CSUM
+        checksum = (checksum + self._address_change) % 0xFFFF if partial else _adjusted(checksum, self._change)
         return b"".join(
             (
                 frame[:20],

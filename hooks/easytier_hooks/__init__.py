@@ -13,7 +13,7 @@ For hosts:
     selection.py  which answers count, and what goes without
 """
 
-from easytier_hooks.errors import HooksError, PluginConfigError, PluginLoadError, TransportUnavailable
+from easytier_hooks.errors import DialRefused, HooksError, PluginConfigError, PluginLoadError, TransportUnavailable
 from easytier_hooks.guard import PluginCounters
 from easytier_hooks.loading import PluginInfo, PluginState
 from easytier_hooks.manager import PluginManager
@@ -50,6 +50,7 @@ __all__ = [
     "Connected",
     "Connecting",
     "Counters",
+    "DialRefused",
     "Direction",
     "Failed",
     "FlowEvent",

@@ -31,3 +31,7 @@ class TransportUnavailable(HooksError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class DialRefused(HooksError):
+    """Raised by `HostServices.dial_target`: a peer wants a connection that this node does not make for others."""

@@ -40,6 +40,16 @@ class HostServices(Protocol):
         ...
 
     @property
+    def requested(self) -> bool:
+        """Whether the configuration names the plugin; False if it was loaded by default."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The node's `[flags]`, by their names in the configuration, with defaults filled in."""
+        ...
+
+    @property
     def logger(self) -> logging.Logger:
         """A logger whose lines carry the plugin's name."""
         ...
@@ -51,6 +61,14 @@ class HostServices(Protocol):
 
     def is_own_address(self, ip: IPAddress) -> bool:
         """Whether `ip` is one of ours: virtual, or of any interface of this machine."""
+        ...
+
+    def dial_target(self, ip: IPAddress, port: int) -> tuple[IPAddress, int]:
+        """Where a connection that a peer wants to `ip` and `port` has to be dialled on this machine's side.
+
+        Our own address stands for itself, or for 127.0.0.1 on a node without a device; an address of a network that we offer
+        for the real one behind it. Raises DialRefused for everything else, and for the node's own listeners.
+        """
         ...
 
     def peer_for(self, ip: IPAddress) -> PeerInfo | None:

@@ -122,6 +122,10 @@ class Node:
         """URLs with the ports on which the node really listens."""
         return [listener.url for listener in self._listeners]
 
+    def listener_ports(self) -> frozenset[int]:
+        """The ports of those."""
+        return frozenset(TunnelUrl.parse(url).port for url in self.listeners)
+
     def peers(self) -> list[PeerConn]:
         """The connections to neighbours."""
         return list(self._peers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -14,6 +15,7 @@ from anyio.abc import TaskGroup
 
 from easytier_hooks.services import FrameHandler, PacketHandler
 from easytier_hooks.types import Direction, FlowEvent, FlowKey, IPAddress, PeerCapabilities, PeerInfo, Selection, TcpFlow
+from easytier_host.dial import dial_target
 from easytier_host.packet import PacketType
 
 if TYPE_CHECKING:
@@ -49,6 +51,14 @@ class PluginServices:
         return self._options
 
     @property
+    def requested(self) -> bool:
+        return self._node.config.plugins.get(self._plugin, False) is not False
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        return asdict(self._node.config.flags)
+
+    @property
     def logger(self) -> logging.Logger:
         return self._logger
 
@@ -58,6 +68,9 @@ class PluginServices:
 
     def is_own_address(self, ip: IPAddress) -> bool:
         return ip in self.addresses or ip in self._node.interface_addresses()
+
+    def dial_target(self, ip: IPAddress, port: int) -> tuple[IPAddress, int]:
+        return dial_target(self._node.config, self._node.listener_ports(), ip, port)
 
     def peer_for(self, ip: IPAddress) -> PeerInfo | None:
         return self._node.peer_for(ip)

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from bench.link import LinkOptions, LossyLink
 from tests.interop.scenes import PORT, REHEARSAL, chain, listener, node, options_for, pair, sees, stock_of, wait_joined
 from tests.netns.nodes import OurNode, RunningNode, StockNode
 from tests.netns.requirements import INTEROP
@@ -70,6 +71,22 @@ def test_we_notice_the_death_of_a_stock_peer_that_we_dial_and_dial_again(scheme:
         gone_after(stock_of(nodes, 0), nodes[2], scheme)
         nodes[2].start()
         wait_joined(nodes, BACK_SECONDS)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "udp"])
+def test_a_cut_link_is_noticed_and_healed(scheme: str) -> None:
+    with Topology() as topology:
+        left, right = topology.namespace("n1"), topology.namespace("n2")
+        with LossyLink(left.name, right.name, LinkOptions(), ("10.9.1.1/24", "10.9.1.2/24")) as link:
+            stock = StockNode(left, options_for(1, listeners=(listener(scheme),)))
+            ours = node("ours", right, options_for(2, peers=(f"{scheme}://10.9.1.1:{PORT}",)))
+            for each in (stock, ours):
+                each.start()
+            wait_joined((stock, ours))
+            link.change(loss=1.0)
+            wait_for(lambda: not sees(stock, ours), "the stock node gives up", 20)
+            link.change(loss=0.0)
+            wait_joined((stock, ours), BACK_SECONDS)
 
 
 def test_a_peer_that_starts_later_is_found() -> None:

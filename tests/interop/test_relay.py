@@ -62,6 +62,7 @@ def test_triangle_finds_direct_ways(kinds: tuple[str, str, str]) -> None:
         transfer(nodes[1].namespace, nodes[2].namespace, nodes[2].address)
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("latency_first", [True, False], ids=["latency-first", "least-hops"])
 @pytest.mark.parametrize("kinds", [("ours", "stock"), ("stock", "ours")], ids="-".join)
 def test_the_sender_chooses_the_way(kinds: tuple[str, str], latency_first: bool) -> None:
@@ -91,7 +92,8 @@ def test_the_sender_chooses_the_way(kinds: tuple[str, str], latency_first: bool)
                 assert low <= took < high, f"{took} ms, not {low} to {high} ms"
                 return True
 
-            wait_for(echo_takes_the_expected_time, "echo by the chosen way", 40)
+            # A genuine core learns the latencies of others at intervals of its own; 30 s have been seen.
+            wait_for(echo_takes_the_expected_time, "echo by the chosen way", 60)
 
 
 def has_only_direct_routes(node: StockNode) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -33,7 +34,7 @@ class World:
         self.dials = 0
         self.finished = anyio.Event()
         monkeypatch.setattr(tunnels, "connect", self._connect)
-        monkeypatch.setattr(connector.anyio, "sleep", self._sleep)
+        monkeypatch.setattr(connector, "anyio", SimpleNamespace(sleep=self._sleep))
 
     async def _connect(self, url: TunnelUrl, _tasks: object) -> Tunnel:
         assert url == URL

@@ -83,6 +83,8 @@ def test_two_connections_of_like_latency_do_not_take_turns() -> None:
     for step in range(50):
         first._round_trips.append(0.0010 if step % 2 else 0.0005)
         second._round_trips.append(0.0005 if step % 2 else 0.0010)
+        first.received_frames += 1
+        second.received_frames += 1
         peers.map.tick(1000.0 + step)
         assert peers.map.best[PEER] is first
 
