@@ -24,10 +24,10 @@ from typing import Final
 
 import anyio
 import anyio.abc
+
 from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.services import HostServices
 from easytier_hooks.types import FlowKey
-
 from easytier_kcp_plugin.stack.rewrite import Ends, Rewriter
 
 # Ours.

@@ -1,0 +1,102 @@
+"""One flow between two streams, from connected to ended: the pump, its counters, its end on both sides, and the words for it.
+
+Used by both sides of the proxy.  A clean end on both directions closes both streams; whatever breaks one resets the other, so
+that an application never takes a broken transfer for a finished one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import anyio
+from anyio.abc import ByteStream
+
+from easytier_hooks.services import HostServices
+from easytier_hooks.types import Closed, Counters, Failed, HalfClosed, TcpFlow
+from easytier_kcp_plugin.proxy.relay import RelayError, Side, Tally, relay
+
+COUNTERS_INTERVAL: Final = 5.0
+CLOSE_TIMEOUT: Final = 70.0
+"""Seconds for the last bytes of a flow to be acknowledged; the KCP session itself gives up after 60."""
+
+
+class Resettable(Protocol):
+    """What a stream needs so that its end can be told as broken."""
+
+    def reset(self) -> None:
+        """End at once, and let the other end know that this was no clean end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One of the two streams of a flow, and how to break it off."""
+
+    stream: ByteStream
+    reset: Callable[[], None]
+
+
+async def carry(
+    host: HostServices,
+    flow: TcpFlow,
+    source: Leg,
+    destination: Leg,
+    measure: Callable[[], tuple[float | None, int | None]],
+    *,
+    early_end_is_refusal: bool,
+) -> None:
+    """Pump until the flow has ended, report it, and leave both streams closed.
+
+    `measure` gives RTT (seconds) and repeated segments.  With `early_end_is_refusal` an end of the destination before any byte
+    and before the source's own end counts as a refused connection: a stock node has no other word for it.
+    """
+    tally = Tally()
+    reported = (0, 0)
+    ends: set[Side] = set()
+
+    def on_half_close(side: Side) -> None:
+        if early_end_is_refusal and side == "destination" and not ends and not tally.from_destination:
+            raise RelayError("destination", ConnectionRefusedError("the peer could not reach the destination"))
+        ends.add(side)
+        host.flow_event(flow, HalfClosed(side))
+
+    def count() -> None:
+        nonlocal reported
+        if reported != (tally.from_source, tally.from_destination):
+            reported = (tally.from_source, tally.from_destination)
+            host.flow_event(flow, Counters(*reported, *measure()))
+
+    async def count_for_ever() -> None:
+        while True:
+            await anyio.sleep(COUNTERS_INTERVAL)
+            count()
+
+    end: Closed | Failed = Failed("this node stops")
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(count_for_ever)
+            await relay(source.stream, destination.stream, tally, on_half_close)
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(CLOSE_TIMEOUT):
+            await destination.stream.aclose()
+            await source.stream.aclose()
+        end = Closed("FIN both ways")
+    except* RelayError as errors:
+        end = Failed(str(_only(errors)))
+    except* (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, OSError) as errors:
+        end = Failed(f"did not close: {_only(errors) or 'time-out'}")
+    finally:
+        if isinstance(end, Failed):
+            source.reset()
+            destination.reset()
+        count()
+        host.flow_event(flow, end)
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
