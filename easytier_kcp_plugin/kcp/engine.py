@@ -47,7 +47,7 @@ class Engine(Protocol):
         ...
 
     def ask(self, now: float) -> None:
-        """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes.  Twice is as once."""
+        """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes."""
         ...
 
     def close(self) -> None:
@@ -88,8 +88,13 @@ class Engine(Protocol):
         ...
 
     @property
+    def in_flight(self) -> bool:
+        """Whether segments have been sent and are not acknowledged."""
+        ...
+
+    @property
     def progress_at(self) -> float:
-        """Since when segments in flight wait for an acknowledgement without getting any; if none are in flight, some recent time."""
+        """When the peer last acknowledged something new, or when, after nothing was in flight, something was sent."""
         ...
 
     @property
@@ -111,7 +116,7 @@ class Path(Protocol):
         ...
 
     def open(self, conv: int, receive_window: int, now: float) -> Engine:
-        """A new engine on this path; `receive_window` is in segments.  Raises OSError or ImportError if it cannot be had."""
+        """A new engine on this path; `receive_window` is in segments."""
         ...
 
     def pump(self, now: float) -> tuple[list[tuple[Engine, list[bytes]]], float | None]:

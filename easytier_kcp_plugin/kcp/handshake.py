@@ -116,7 +116,7 @@ def classify(flags: int) -> Input:
     with whatever company.
     """
     if flags & Flag.PING:
-        return Input.PONG if flags & Flag.PONG else Input.RST if flags & Flag.RST else Input.PING
+        return Input.PONG if flags & Flag.PONG else Input.PING
     if flags & Flag.RST:
         return Input.RST
     exact = _EXACT.get(flags & 0x1F)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Final
 
-from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics
+from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics, PathFactory
 from easytier_kcp_plugin.kcp.segment import SEGMENT, SEGMENT_SIZE, Command, Segment, parse_segments
 
 # Wire constants: stock decides (data plane 5.7).
@@ -40,22 +40,23 @@ class EngineUnavailable(ImportError):
     """The package behind this engine is not installed."""
 
 
-def load() -> Any:
-    """The class of the package; raises `EngineUnavailable` with what to do about it."""
+def paths() -> PathFactory:
+    """Makes paths with these engines.  Raises `EngineUnavailable`, with what to do about it, if the package is missing."""
     try:
-        return importlib.import_module("kcp.extension").KCP
+        control_block = importlib.import_module("kcp.extension").KCP
     except ImportError as error:
         raise EngineUnavailable(
-            f"the ikcp engine needs the package kcp, which cannot be imported ({error}): "
-            "pip install 'kcp==0.1.6' (builds with a C compiler)"
+            f"the ikcp engine needs the package kcp, which cannot be imported ({error}); "
+            "pip install 'kcp==0.1.6' builds it with a C compiler and the Python headers"
         ) from error
+    return lambda: IkcpPath(control_block)
 
 
 class IkcpPath:
     """The conversations with one peer, and their RTT."""
 
-    def __init__(self) -> None:
-        self._make = load()
+    def __init__(self, control_block: Any) -> None:
+        self._control_block = control_block
         self._rtt: float | None = None
         self._active: dict[IkcpEngine, None] = {}
 
@@ -67,7 +68,7 @@ class IkcpPath:
         self._rtt = seconds if self._rtt is None else self._rtt + (seconds - self._rtt) / 8
 
     def open(self, conv: int, receive_window: int, now: float) -> Engine:
-        return IkcpEngine(self, self._make, conv, receive_window, now)
+        return IkcpEngine(self, self._control_block, conv, receive_window, now)
 
     def pump(self, now: float) -> tuple[list[tuple[Engine, list[bytes]]], float | None]:
         batches: list[tuple[Engine, list[bytes]]] = []
@@ -94,11 +95,11 @@ class IkcpPath:
 class IkcpEngine:
     """One control block.  Sequence numbers are kept whole (they do not wrap), those of the wire are their low 32 bits."""
 
-    def __init__(self, path: IkcpPath, make: Any, conv: int, receive_window: int, now: float) -> None:
+    def __init__(self, path: IkcpPath, control_block: Any, conv: int, receive_window: int, now: float) -> None:
         self._path = path
         self._conv = conv
         self._epoch = now
-        self._kcp = make(
+        self._kcp = control_block(
             # The package takes the u32 as a C int.
             conv - (1 << 32) if conv >> 31 else conv,
             max_transmission=MTU,
@@ -140,7 +141,7 @@ class IkcpEngine:
 
     @property
     def drained(self) -> bool:
-        return not self._unsent and self._una == self._pushed
+        return not self._unsent and not self.in_flight
 
     @property
     def heard(self) -> bool:
@@ -153,6 +154,10 @@ class IkcpEngine:
     @property
     def emptied_at(self) -> float | None:
         return self._emptied_at
+
+    @property
+    def in_flight(self) -> bool:
+        return self._una != self._pushed
 
     @property
     def progress_at(self) -> float:
@@ -227,9 +232,9 @@ class IkcpEngine:
     def flush(self, now: float) -> tuple[list[bytes], float | None]:
         """Datagrams that leave now, and when to flush again; for the path."""
         self._tell_time(now)
-        if self._una == self._pushed:
-            self._progress_at = now
         window = min(WINDOW, self._peer_window)
+        if not self.in_flight and self._unsent and window:
+            self._progress_at = now
         while self._unsent and self._pushed - self._una < window:
             self._kcp.enqueue(bytes(self._unsent[:MSS]))
             del self._unsent[:MSS]
@@ -318,7 +323,7 @@ class IkcpEngine:
         times = self._tell_at[:1]
         if self._ask_at is not None:
             times.append(self._ask_at)
-        if self._una != self._pushed:
+        if self.in_flight:
             times.append(now + (_INTERVAL if now - self._heard_at < QUIET_AFTER else QUIET_INTERVAL))
         return min(times, default=None)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 from anyio.abc import ByteStream
 
 from easytier_hooks.services import HostServices
 from easytier_hooks.types import Closed, Counters, Failed, HalfClosed, TcpFlow
+from easytier_kcp_plugin.kcp.stream import EndpointDriver, KcpStream
 from easytier_kcp_plugin.proxy.relay import RelayError, Side, Tally, relay
 
 COUNTERS_INTERVAL: Final = 5.0
@@ -22,17 +23,9 @@ CLOSE_TIMEOUT: Final = 70.0
 """Seconds for the last bytes of a flow to be acknowledged; the KCP session itself gives up after 60."""
 
 
-class Resettable(Protocol):
-    """What a stream needs so that its end can be told as broken."""
-
-    def reset(self) -> None:
-        """End at once, and let the other end know that this was no clean end."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One of the two streams of a flow, and how to break it off."""
+    """One of the two streams of a flow.  After `reset`, closing it tells the other end that this was no clean end."""
 
     stream: ByteStream
     reset: Callable[[], None]
@@ -86,13 +79,21 @@ async def carry(
     except* RelayError as errors:
         end = Failed(str(_only(errors)))
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, OSError) as errors:
-        end = Failed(f"did not close: {_only(errors) or 'time-out'}")
+        end = Failed(f"did not close: {_only(errors)!r}")
     finally:
         if isinstance(end, Failed):
-            source.reset()
-            destination.reset()
+            for leg in (source, destination):
+                leg.reset()
+                with anyio.move_on_after(1, shield=True):
+                    await leg.stream.aclose()
         count()
         host.flow_event(flow, end)
+
+
+def measure(driver: EndpointDriver, stream: KcpStream) -> tuple[float | None, int | None]:
+    """RTT to the peer in seconds, and segments of the stream sent more than once; None where unknown."""
+    statistics = stream.session.statistics
+    return driver.endpoint.rtt(stream.session.peer_id), None if statistics is None else statistics.segments_repeated
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:

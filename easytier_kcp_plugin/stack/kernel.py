@@ -16,19 +16,20 @@ judge anew.
 from __future__ import annotations
 
 import socket
-import struct
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Final
 
 import anyio
-import anyio.abc
 
 from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.services import HostServices
 from easytier_hooks.types import FlowKey
 from easytier_kcp_plugin.stack.rewrite import Ends, Rewriter
+from easytier_kcp_plugin.stack.sockets import TcpStream, reset
 
 # Ours.
 MAX_FLOWS: Final = 4096
@@ -44,14 +45,14 @@ class _Entry:
     port: int
     """The flow's own port at the fake address."""
     accepted: anyio.Event = field(default_factory=anyio.Event)
-    stream: anyio.abc.SocketStream | None = None
+    stream: TcpStream | None = None
     unclaim: list[Callable[[], None]] = field(default_factory=list)
 
 
 class KernelStack:
     """Ends flows of the node's own address at the kernel.  One for each node; `run` is its listener."""
 
-    def __init__(self, host: HostServices, interface: IPv4Interface) -> None:
+    def __init__(self, host: HostServices, interface: IPv4Interface, clock: Callable[[], float] = time.monotonic) -> None:
         self._host = host
         self._own = interface.ip
         self._fake = interface.network.network_address
@@ -59,6 +60,9 @@ class KernelStack:
         self._entries: dict[int, _Entry] = {}
         self._next_port = 1024
         self._listener_port = 0
+        self._clock = clock
+        self._ended: deque[tuple[float, _Entry]] = deque()
+        """Entries that linger, with the time when they go."""
 
     def open(self) -> None:
         """Bind the listener; raises OSError if our own address is not on this machine yet."""
@@ -82,16 +86,18 @@ class KernelStack:
                         self._host.logger.warning("the kernel stack could not accept: %s", error)
                         await anyio.sleep(0.1)
                         break
-                    await self._take(connection, address, port)
+                    self._take(connection, address, port)
         finally:
             self._listener.close()
 
-    async def terminate(self, key: FlowKey, syn: bytes) -> anyio.abc.SocketStream:
-        """Complete the TCP handshake of the flow whose SYN was held; returns our end of the connection.
+    async def terminate(self, key: FlowKey, syn: bytes) -> tuple[TcpStream, int]:
+        """Complete the TCP handshake of the flow whose SYN was held; returns our end of the connection, and what `release`
+        takes.
 
         From here on the flow's packets are claimed.  Raises `TransportUnavailable` when full, or if the kernel does not take
         the connection (a firewall that drops what comes from the device); the claims are ended then.
         """
+        self._sweep()
         if len(self._entries) >= MAX_FLOWS:
             raise TransportUnavailable(f"the kernel stack carries {MAX_FLOWS} flows already")
         entry = _Entry(self._free_port())
@@ -117,14 +123,18 @@ class KernelStack:
                 raise TransportUnavailable(str(error)) from None
             raise
         assert entry.stream is not None
-        return entry.stream
+        return entry.stream, entry.port
 
-    async def release(self, stream_port: int) -> None:
-        """Forget a flow a while after its end; to be awaited in a task of its own."""
-        entry = self._entries.get(stream_port)
+    def release(self, port: int) -> None:
+        """The flow has ended: forget it after a while."""
+        entry = self._entries.get(port)
         if entry is not None:
-            await anyio.sleep(LINGER)
-            self._forget(entry)
+            self._ended.append((self._clock() + LINGER, entry))
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        while self._ended and (self._ended[0][0] <= now or len(self._entries) >= MAX_FLOWS):
+            self._forget(self._ended.popleft()[1])
 
     def _free_port(self) -> int:
         while True:
@@ -132,14 +142,13 @@ class KernelStack:
             if self._next_port not in self._entries:
                 return self._next_port
 
-    async def _take(self, connection: socket.socket, address: str, port: int) -> None:
+    def _take(self, connection: socket.socket, address: str, port: int) -> None:
         entry = self._entries.get(port)
         if address != str(self._fake) or entry is None or entry.accepted.is_set():
-            abort(connection)
+            reset(connection)
+            connection.close()
             return
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        entry.stream = await anyio.abc.SocketStream.from_socket(connection)
+        entry.stream = TcpStream(connection)
         entry.accepted.set()
 
     def _forget(self, entry: _Entry) -> None:
@@ -148,9 +157,3 @@ class KernelStack:
         entry.unclaim.clear()
         if self._entries.get(entry.port) is entry:
             del self._entries[entry.port]
-
-
-def abort(connection: socket.socket) -> None:
-    """Close a TCP socket with RST instead of FIN."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()

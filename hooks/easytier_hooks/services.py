@@ -8,6 +8,7 @@ alone with its checksums complete.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from anyio.abc import TaskGroup
@@ -32,6 +33,11 @@ class HostServices(Protocol):
     @property
     def addresses(self) -> Sequence[IPAddress]:
         """Our own virtual addresses; empty while the node has none."""
+        ...
+
+    @property
+    def interfaces(self) -> Sequence[IPv4Interface | IPv6Interface]:
+        """The same with their prefixes."""
         ...
 
     @property

@@ -36,7 +36,7 @@ from easytier_hooks.types import (
     TcpFlow,
     TransportSelected,
 )
-from easytier_host.flows import Flow, FlowTable, encode_key, segment_key
+from easytier_host.flows import ACK, SYN, Flow, FlowTable, encode_key, segment_key
 
 logger = logging.getLogger("easytier.flows")
 
@@ -97,7 +97,7 @@ class FlowGate:
         for frame in frames:
             if claims:
                 found = segment_key(frame)
-                if found is not None and found[0] in claims:
+                if found is not None and found[0] in claims and not self._begins_anew(frame, *found):
                     claimed.setdefault(found[0], []).append(frame)
                     continue
             flow = look(frame, 10, now, wall_now, "outbound")
@@ -166,6 +166,16 @@ class FlowGate:
         if flow is None or not self.table.report(flow, event, self._clock()):
             logger.debug("event %s of flow %d came after its end", type(event).__name__, flow_id)
         self.publish()
+
+    def _begins_anew(self, frame: bytes, raw_key: bytes, tcp: int) -> bool:
+        """Whether a claimed frame is the TCP SYN of a new flow that uses the ends of one that is over; its claim ends then."""
+        if frame[tcp + 13] & (SYN | ACK) != SYN:
+            return False
+        flow = self.table.find(raw_key)
+        if flow is None or flow.ended is None:
+            return False
+        del self._claims[raw_key]
+        return True
 
     def _is_held(self, frame: bytes) -> bool:
         found = segment_key(frame)

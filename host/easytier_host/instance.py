@@ -31,7 +31,7 @@ from easytier_host import echo
 from easytier_host import tunnel as tunnels
 from easytier_host.admission import Admission
 from easytier_host.compress import Compressor
-from easytier_host.config.model import Config
+from easytier_host.config.model import DEFAULT_PLUGINS, Config
 from easytier_host.connector import keep_connected
 from easytier_host.crypto import make_cipher, network_digest
 from easytier_host.datapath import Inbound, Outbound
@@ -198,7 +198,7 @@ class Node:
         await self._stack.__aenter__()
         try:
             if self.plugins is None:
-                self.plugins = PluginManager(self.config.plugins)
+                self.plugins = PluginManager(self.config.plugins, defaults=DEFAULT_PLUGINS)
                 self.plugins.load()
             # Outside the task group, so that plugins still hear how flows end when the node stops.
             await self._stack.enter_async_context(self.plugins.running())
@@ -299,6 +299,8 @@ class Node:
             addresses = [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
             self.nic = await open_tun(flags.dev_name, mtu, addresses)
         self.gate.transports.update(plugins.transports(partial(PluginServices, self)))
+        if flags.enable_kcp_proxy and "kcp" not in self.gate.transports:
+            self._log.warning("enable_kcp_proxy is set, but no plugin offers KCP: flows stay plain TCP")
         await self._open_doors()
         self._direct.listeners = self.listeners
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from easytier_host.config import Config, ConfigError, Loaded, load
+from easytier_host.config.model import DEFAULT_PLUGINS
 from easytier_host.config.options import PROGRAM_NAME, Options, parse
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:
     from easytier_hooks.manager import PluginManager
 
     wanted = {name: setting for config in configs for name, setting in config.plugins.items()}
-    manager = PluginManager(wanted, environ=environ)
+    manager = PluginManager(wanted, defaults=DEFAULT_PLUGINS, environ=environ)
     try:
         manager.load(strict=False)
     except HooksError as error:
@@ -71,7 +72,7 @@ def _check_plugins(loaded: Loaded, environ: Mapping[str, str]) -> int:
         print(f"{PROGRAM_NAME}: warning: {warning}", file=sys.stderr)
     try:
         for config in loaded.configs:
-            PluginManager(config.plugins, environ=environ).load()
+            PluginManager(config.plugins, defaults=DEFAULT_PLUGINS, environ=environ).load()
     except HooksError as error:
         return _fail(str(error))
     print(

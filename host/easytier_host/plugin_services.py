@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -43,8 +44,12 @@ class PluginServices:
 
     @property
     def addresses(self) -> Sequence[IPAddress]:
+        return [interface.ip for interface in self.interfaces]
+
+    @property
+    def interfaces(self) -> Sequence[IPv4Interface | IPv6Interface]:
         config = self._node.config
-        return [interface.ip for interface in (config.ipv4, config.ipv6) if interface is not None]
+        return [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
 
     @property
     def options(self) -> Mapping[str, object]:

@@ -1,5 +1,5 @@
 """See `tests/netns/reporting.py`."""
 
-from tests.netns.reporting import pytest_runtest_makereport, pytest_sessionstart
+from tests.netns.reporting import _swept, pytest_runtest_makereport
 
-__all__ = ["pytest_runtest_makereport", "pytest_sessionstart"]
+__all__ = ["_swept", "pytest_runtest_makereport"]

@@ -10,7 +10,9 @@ from tests.netns.requirements import missing_for_netns
 from tests.netns.topology import sweep_stale, take_logs
 
 
-def pytest_sessionstart() -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _swept() -> None:
+    """Before the first test here, remove what a killed run has left behind."""
     if not missing_for_netns():
         sweep_stale()
 

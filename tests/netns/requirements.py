@@ -13,7 +13,7 @@ TOOLS = ("ip", "ss", "ping", "iperf3")
 
 
 def missing_for_netns() -> str:
-    """Why these tests cannot run here; empty when they can.  In CI they must: there the tests run, and fail at what is missing."""
+    """Why these tests cannot run here; empty when they can.  In CI they must: they run there, and fail at what is missing."""
     if os.environ.get("CI"):
         return ""
     if sys.platform != "linux":

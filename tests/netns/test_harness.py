@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,8 +82,11 @@ def test_a_killed_run_is_swept_by_the_next() -> None:
         name, pid = run.stdout.readline().split()
         run.kill()
     assert Path("/run/netns", name).exists()
+    logs = list(Path(tempfile.gettempdir()).glob(f"{name.partition('-')[0]}-*.log"))
+    assert len(logs) == 1
     assert name in sweep_stale()
     assert not Path("/run/netns", name).exists()
+    assert not logs[0].exists()
     wait_for(lambda: not running(int(pid)), "the process inside is gone")
 
 

@@ -291,7 +291,7 @@ def take_logs() -> list[tuple[str, str]]:
 
 
 def sweep_stale() -> list[str]:
-    """Remove the namespaces (and the processes in them) of runs that are dead; return their names."""
+    """Remove the namespaces (with the processes in them) and the logs of runs that are dead; return the namespaces' names."""
     stale = []
     for line in _run(["ip", "netns", "list"]).stdout.splitlines():
         name = line.split()[0] if line.strip() else ""
@@ -299,6 +299,10 @@ def sweep_stale() -> list[str]:
         if owner and not Path(f"/proc/{owner[1]}").exists():
             _destroy(name)
             stale.append(name)
+    for log in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*.log"):
+        owner = _OWNED_NAME.match(log.name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            log.unlink(missing_ok=True)
     return stale
 
 

@@ -20,6 +20,9 @@ HOSTNAME_LENGTH: Final = 32
 
 UNLIMITED: Final = 2**64 - 1
 
+DEFAULT_PLUGINS: Final = ("kcp",)
+"""Plugins that are loaded without being named in `[plugins]`: stock accepts KCP by default."""
+
 PluginSetting: TypeAlias = bool | Mapping[str, object]
 """One entry of `[plugins]`: on, off, or on with these options."""
 

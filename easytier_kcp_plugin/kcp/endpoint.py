@@ -1,0 +1,463 @@
+"""All KCP sessions of a node, in both roles: caps, answers to strangers, timers, batches.  Sans-IO; `stream.py` drives it.
+
+Packets and the application's calls go in; `poll` takes out what is to be sent, the events, and the time of the next poll.  A
+packet belongs to a session by role (its type), sending peer and conv; the two session ids in its header must be that peer's and
+ours.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer, SocketAddress
+from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
+from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, KcpError, Role
+from easytier_kcp_plugin.kcp.handshake import Input, State, classify
+from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, RST, Flag, PacketType
+from easytier_kcp_plugin.kcp.session import PING_AFTER, Session
+from easytier_kcp_plugin.kcp.siblings import Siblings
+
+_U32: Final = 0xFFFF_FFFF
+
+# Ours.
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds; as long as stock's."""
+SHADOW_LIFE: Final = PING_AFTER
+"""Seconds that an established session may wait to be announced."""
+RST_BURST: Final = 64
+RST_RATE: Final = 64.0
+"""Answers to strangers a second: enough to clear a restarted peer's flows, nothing for a flood."""
+MAX_IDLE_PATHS: Final = 1024
+MAX_LINGERING: Final = 4096
+CROWDED_AT: Final = 256
+"""Sessions above which a further one gets the small window: 4096 full ones would hold 10 GB."""
+WINDOW: Final = 1024
+CROWDED_WINDOW: Final = 128
+"""Segments; less than this ikcp does not do."""
+
+
+_SiblingsKey: TypeAlias = tuple[int, SocketAddress | None, SocketAddress | None]
+
+
+class LimitReached(KcpError):
+    """Too many sessions; the message says which cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Caps and times that a configuration may change."""
+
+    sessions: int = 4096
+    sessions_per_peer: int = 512
+    half_open: int = 512
+    half_open_per_peer: int = 64
+    half_close_idle: float = 5.0
+    """Seconds; see docs/kcp.md, Ends."""
+
+
+@dataclass(slots=True)
+class EndpointCounters:
+    """Since the start."""
+
+    opened: int = 0
+    accepted: int = 0
+    packets_received: int = 0
+    dropped_malformed: int = 0
+    """Too short, or a SYN whose body does not decode."""
+    dropped_foreign: int = 0
+    """With session ids that are not the sender's and ours, or of a type that no session has."""
+    dropped_at_limit: int = 0
+    """SYNs."""
+    strangers: int = 0
+    """Packets for unknown ids."""
+    resets_sent: int = 0
+    """To strangers."""
+    siblings_reset: int = 0
+    """SYNs of a stock opener that had chosen another conversation already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Payloads for one peer, in the order to send them."""
+
+    peer_id: int
+    packet_type: PacketType
+    payloads: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What `Endpoint.poll` found."""
+
+    batches: list[Batch]
+    events: list[Event]
+    deadline: float
+    """When to poll again at the latest; infinite if only input can change anything."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    """What the endpoint keeps of one peer."""
+
+    path: Path
+    by_conv: dict[tuple[Role, int], Session] = field(default_factory=dict)
+    """With those that linger, and with every attempt of an opener."""
+    live: int = 0
+    half_open: int = 0
+
+
+class Endpoint:
+    """The sessions of the node `peer_id`.
+
+    `paths` makes the path to a peer, with the engines on it.  `first_conv` should be random, so that a restarted node does not
+    meet its own past.
+    """
+
+    def __init__(self, peer_id: int, paths: PathFactory, *, first_conv: int, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.half_close_idle = self.limits.half_close_idle
+        self.counters = EndpointCounters()
+        self._peer_id = peer_id
+        self._make_path = paths
+        self._next_conv = first_conv & _U32
+        self._peers: dict[int, _Peer] = {}
+        self._idle_peers: OrderedDict[int, None] = OrderedDict()
+        self._live: dict[Session, None] = {}
+        self._half_open: dict[Session, float] = {}
+        self._lingering: OrderedDict[Session, None] = OrderedDict()
+        self._siblings: dict[_SiblingsKey, Siblings] = {}
+        self._engines: dict[Engine, tuple[Session, int]] = {}
+        self._touched: dict[Session, None] = {}
+        self._wakes: dict[int, float] = {}
+        self._timers: list[tuple[float, int, Session]] = []
+        self._order = itertools.count()
+        self._out: dict[tuple[int, PacketType], list[bytes]] = {}
+        self._events: list[Event] = []
+        self._rst_tokens, self._rst_at = float(RST_BURST), -math.inf
+
+    # The application's calls.  Each is to be followed by a poll.
+
+    def connect(self, peer_id: int, conn_data: ConnData, now: float, timeout: float = CONNECT_TIMEOUT) -> Session:
+        """Begin to open a session; `Established` or `Closed` follows within `timeout` seconds.  Raises `LimitReached`."""
+        peer = self._peer(peer_id)
+        if len(self._live) >= self.limits.sessions or peer.live >= self.limits.sessions_per_peer:
+            raise LimitReached(f"too many KCP sessions: {len(self._live)} in all, {peer.live} with peer {peer_id}")
+        if conn_data.offer is None:
+            conn_data = ConnData(conn_data.src, conn_data.dst, Offer())
+        session = Session(self, Role.SOURCE, peer_id, conn_data, peer.path, now)
+        self._enlist(session, peer)
+        self.counters.opened += 1
+        session.connect(timeout, now)
+        self._touched[session] = None
+        return session
+
+    def write(self, session: Session, data: bytes | memoryview) -> int:
+        """Take bytes to send; returns how many were taken.  If not all were, `Writable` follows.
+
+        Raises `SessionClosed` if the session is over or our direction has been ended.
+        """
+        self._touched[session] = None
+        return session.write(data)
+
+    def read(self, session: Session, limit: int) -> bytes:
+        """Up to `limit` bytes (at least 1).  After b"" follows an event, unless the session is over or `session.at_eof`."""
+        data = session.read(limit)
+        self._touched[session] = None
+        return data
+
+    def finish(self, session: Session, now: float) -> None:
+        """End our direction once all that was written has arrived.  Twice is as once."""
+        session.finish(now)
+        self._touched[session] = None
+
+    def close(self, session: Session, now: float) -> None:
+        """As `finish`, and throw away what still comes.  Twice is as once."""
+        session.close(now)
+        self._touched[session] = None
+
+    def reset(self, session: Session, now: float) -> None:
+        """End both directions at once, and tell the peer.  Harmless if the session is over."""
+        if session.reason is None:
+            session.reset(CloseReason.ABORTED, now)
+        self._touched[session] = None
+
+    @property
+    def sessions(self) -> Sequence[Session]:
+        """Those that are not over."""
+        return list(self._live)
+
+    def rtt(self, peer_id: int) -> float | None:
+        """Smoothed round-trip time to a peer in seconds, as seen by its sessions; None if nothing is known."""
+        peer = self._peers.get(peer_id)
+        return None if peer is None else peer.path.rtt
+
+    # What the network and the clock bring.
+
+    def receive(self, from_peer: int, packet_type: int, payloads: Sequence[bytes], now: float) -> None:
+        """Take packets in that `from_peer` sent us.  Never raises; what is wrong with them is in the counters."""
+        if packet_type == PacketType.KCP_DST:
+            role, ours, theirs = Role.SOURCE, 1, 2
+        elif packet_type == PacketType.KCP_SRC:
+            role, ours, theirs = Role.DESTINATION, 2, 1
+        else:
+            self.counters.dropped_foreign += len(payloads)
+            return
+        self.counters.packets_received += len(payloads)
+        peer = self._peers.get(from_peer)
+        for payload in payloads:
+            if len(payload) < HEADER_SIZE:
+                self.counters.dropped_malformed += 1
+                continue
+            header = HEADER.unpack_from(payload)
+            if header[ours] != self._peer_id or header[theirs] != from_peer:
+                self.counters.dropped_foreign += 1
+                continue
+            conv, flags = header[0], header[3]
+            session = None if peer is None else peer.by_conv.get((role, conv))
+            if session is not None:
+                session.receive(conv, flags, payload[HEADER_SIZE:], now)
+                self._touched[session] = None
+            else:
+                self._meet_stranger(role, from_peer, conv, flags, payload[HEADER_SIZE:], now)
+                peer = self._peers.get(from_peer)
+
+    def poll(self, now: float, congested: Collection[int] = ()) -> Poll:
+        """Do what is due.  Engines of `congested` peers are not asked: their packets would find no room."""
+        self._run_timers(now)
+        for session in list(self._touched):
+            session.settle(now)
+        self._pump(congested, now)
+        while self._touched:
+            session, _ = self._touched.popitem()
+            self._schedule(session, now)
+        batches = [Batch(peer_id, packet_type, payloads) for (peer_id, packet_type), payloads in self._out.items()]
+        self._out = {}
+        events, self._events = self._events, []
+        wake = min((wake for peer_id, wake in self._wakes.items() if peer_id not in congested), default=math.inf)
+        timer = self._timers[0][0] if self._timers else math.inf
+        shadow = next(iter(self._half_open.values()), math.inf) + SHADOW_LIFE
+        return Poll(batches, events, min(wake, timer, shadow))
+
+    def _run_timers(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            time, _, session = heapq.heappop(self._timers)
+            if time == session.scheduled:
+                session.scheduled = math.inf
+                session.tick(now)
+                self._touched[session] = None
+        # The handshakes end by themselves; what stays is an established loser of a stock opener.
+        for session, since in list(itertools.islice(self._half_open.items(), RST_BURST)):
+            if now - since < SHADOW_LIFE:
+                break
+            session.reset(CloseReason.SUPERSEDED, now)
+            self._touched[session] = None
+
+    def _pump(self, congested: Collection[int], now: float) -> None:
+        due = {peer_id for peer_id, wake in self._wakes.items() if wake <= now}
+        due.update(session.peer_id for session in self._touched)
+        for peer_id in due:
+            if peer_id in congested:
+                self._wakes[peer_id] = now
+                continue
+            self._wakes.pop(peer_id, None)
+            peer = self._peers.get(peer_id)
+            if peer is None:
+                continue
+            batches, wake = peer.path.pump(now)
+            if wake is not None:
+                self._wakes[peer_id] = wake
+            for engine, datagrams in batches:
+                session, conv = self._engines[engine]
+                prefix = self._header(session.role, peer_id, conv, ACK_DATA)
+                self._queue(peer_id, session.role).extend([prefix + datagram for datagram in datagrams])
+                self._touched[session] = None
+
+    def _schedule(self, session: Session, now: float) -> None:
+        """A timer that turns out to be early costs one look; one that was put off is skipped when its time comes."""
+        self._mind_lingering(session, now)
+        deadline = session.deadline(now)
+        if deadline < session.scheduled:
+            session.scheduled = deadline
+            heapq.heappush(self._timers, (deadline, next(self._order), session))
+
+    def _mind_lingering(self, session: Session, now: float) -> None:
+        if session.state is not State.LINGER:
+            self._lingering.pop(session, None)
+        elif session not in self._lingering:
+            self._lingering[session] = None
+            if len(self._lingering) > MAX_LINGERING:
+                oldest, _ = self._lingering.popitem(last=False)
+                oldest.reset(CloseReason.FINISHED, now)
+
+    # Strangers.
+
+    def _meet_stranger(self, role: Role, peer_id: int, conv: int, flags: int, body: bytes, now: float) -> None:
+        kind = classify(flags)
+        if kind is Input.SYN and role is Role.DESTINATION:
+            self._meet_syn(peer_id, conv, body, now)
+        elif kind not in (Input.RST, Input.PONG):
+            self.counters.strangers += 1
+            self._refuse(role, peer_id, conv, now)
+
+    def _meet_syn(self, peer_id: int, conv: int, body: bytes, now: float) -> None:
+        try:
+            conn_data = ConnData.decode(body)
+        except ValueError:
+            self.counters.dropped_malformed += 1
+            return self._refuse(Role.DESTINATION, peer_id, conv, now)
+        peer = self._peer(peer_id)
+        limits = self.limits
+        if peer.half_open >= limits.half_open_per_peer or len(self._half_open) >= limits.half_open:
+            self.counters.dropped_at_limit += 1
+            return None
+        if len(self._live) >= limits.sessions or peer.live >= limits.sessions_per_peer:
+            self.counters.dropped_at_limit += 1
+            return self._refuse(Role.DESTINATION, peer_id, conv, now)
+        siblings = self._siblings_of(peer_id, conn_data, now)
+        if siblings is not None and siblings.settled:
+            self.counters.siblings_reset += 1
+            return self._refuse(Role.DESTINATION, peer_id, conv, now)
+        session = Session(self, Role.DESTINATION, peer_id, conn_data, peer.path, now)
+        if siblings is not None:
+            siblings.join(session)
+        self._enlist(session, peer)
+        self._half_open[session] = now
+        peer.half_open += 1
+        peer.by_conv[Role.DESTINATION, conv] = session
+        session.accept(conv, now)
+        self._touched[session] = None
+        return None
+
+    def _siblings_of(self, peer_id: int, conn_data: ConnData, now: float) -> Siblings | None:
+        """None if the request does not say enough: stock before 2.2.2 names no source, and had no hedges."""
+        if conn_data.src is None or conn_data.dst is None:
+            return None
+        key = (peer_id, conn_data.src, conn_data.dst)
+        siblings = self._siblings.get(key)
+        if siblings is None or not siblings.takes(now):
+            siblings = self._siblings[key] = Siblings(now)
+        return siblings
+
+    def _announce(self, session: Session) -> None:
+        self._leave_half_open(session)
+        session.announced = True
+        self.counters.accepted += 1
+        self._events.append(Incoming(session, session.conn_data))
+
+    def _refuse(self, role: Role, peer_id: int, conv: int, now: float) -> None:
+        self._rst_tokens = min(float(RST_BURST), self._rst_tokens + (now - self._rst_at) * RST_RATE)
+        self._rst_at = now
+        if self._rst_tokens >= 1.0:
+            self._rst_tokens -= 1.0
+            self.counters.resets_sent += 1
+            self._queue(peer_id, role).append(self._header(role, peer_id, conv, RST))
+
+    # What sessions ask of us (SessionHost).
+
+    def new_conv(self, session: Session) -> int:
+        """A conv that leads to `session` from now on."""
+        by_conv = self._peers[session.peer_id].by_conv
+        conv = self._next_conv
+        while (session.role, conv) in by_conv:
+            conv = (conv + 1) & _U32
+        self._next_conv = (conv + 1) & _U32
+        by_conv[session.role, conv] = session
+        return conv
+
+    def forget(self, session: Session, conv: int) -> None:
+        """Packets for `conv` are for strangers from now on."""
+        peer = self._peers[session.peer_id]
+        del peer.by_conv[session.role, conv]
+        self._note_idle(session.peer_id, peer)
+
+    def send(self, session: Session, conv: int, flags: Flag, body: bytes) -> None:
+        """Queue a packet."""
+        payload = self._header(session.role, session.peer_id, conv, flags) + body
+        self._queue(session.peer_id, session.role).append(payload)
+
+    def open_engine(self, session: Session, conv: int, now: float) -> Engine:
+        """An engine on the session's path, whose datagrams leave as packets of `conv`."""
+        window = WINDOW if len(self._live) <= CROWDED_AT else CROWDED_WINDOW
+        engine = session.path.open(conv, window, now)
+        self._engines[engine] = (session, conv)
+        return engine
+
+    def engine_closed(self, engine: Engine) -> None:
+        """No datagram of `engine` will leave any more."""
+        del self._engines[engine]
+
+    def emit(self, event: Event) -> None:
+        """Queue an event."""
+        self._events.append(event)
+
+    def established(self, session: Session, now: float) -> None:
+        """An acceptor's session got its third packet."""
+        if session.siblings is None or session.siblings.established(session, now):
+            self._announce(session)
+
+    def proven(self, session: Session, now: float) -> None:
+        """The peer's engine was heard for the first time."""
+        if session.siblings is not None and session.siblings.proven(session, now):
+            self._announce(session)
+
+    def over(self, session: Session) -> None:
+        """The session has ended for the application; a conversation of it may linger."""
+        peer = self._peers[session.peer_id]
+        del self._live[session]
+        peer.live -= 1
+        self._leave_half_open(session)
+        siblings = session.siblings
+        if siblings is not None:
+            siblings.leave(session)
+            key = _siblings_key(session)
+            if not siblings.members and self._siblings.get(key) is siblings:
+                del self._siblings[key]
+        self._touched[session] = None
+        self._note_idle(session.peer_id, peer)
+
+    # Helpers.
+
+    def _enlist(self, session: Session, peer: _Peer) -> None:
+        self._live[session] = None
+        peer.live += 1
+
+    def _leave_half_open(self, session: Session) -> None:
+        if self._half_open.pop(session, None) is not None:
+            self._peers[session.peer_id].half_open -= 1
+
+    def _peer(self, peer_id: int) -> _Peer:
+        """The record of a peer that is about to get a session."""
+        peer = self._peers.get(peer_id)
+        if peer is None:
+            peer = self._peers[peer_id] = _Peer(self._make_path())
+            self._note_idle(peer_id, peer)
+        return peer
+
+    def _note_idle(self, peer_id: int, peer: _Peer) -> None:
+        """Paths without sessions are kept for what they learnt, up to a number."""
+        if peer.live or peer.by_conv:
+            return
+        self._idle_peers.pop(peer_id, None)
+        self._idle_peers[peer_id] = None
+        while len(self._idle_peers) > MAX_IDLE_PATHS:
+            idlest, _ = self._idle_peers.popitem(last=False)
+            record = self._peers[idlest]
+            if not record.live and not record.by_conv:
+                del self._peers[idlest]
+
+    def _queue(self, peer_id: int, role: Role) -> list[bytes]:
+        return self._out.setdefault((peer_id, role.value), [])
+
+    def _header(self, role: Role, peer_id: int, conv: int, flags: Flag) -> bytes:
+        source, destination = (self._peer_id, peer_id) if role is Role.SOURCE else (peer_id, self._peer_id)
+        return HEADER.pack(conv, source, destination, flags, 0)
+
+
+def _siblings_key(session: Session) -> _SiblingsKey:
+    return session.peer_id, session.conn_data.src, session.conn_data.dst

@@ -1,0 +1,91 @@
+"""What an endpoint tells its user: roles, events, reasons and errors.  Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+from easytier_kcp_plugin.kcp.conn_data import ConnData
+from easytier_kcp_plugin.kcp.header import PacketType
+
+if TYPE_CHECKING:
+    from easytier_kcp_plugin.kcp.session import Session
+
+
+class Role(Enum):
+    """Which end of a session we are."""
+
+    SOURCE = PacketType.KCP_SRC
+    """The opener."""
+    DESTINATION = PacketType.KCP_DST
+    """The acceptor."""
+
+
+class CloseReason(StrEnum):
+    """Why a session is over.  Only FINISHED means that both streams are whole."""
+
+    FINISHED = "finished"
+    RESET = "reset by the peer"
+    ABORTED = "reset by this node"
+    REFUSED = "refused by the peer"
+    NO_ANSWER = "the peer did not answer"
+    NOT_ACCEPTED = "the peer did not accept the connection"
+    SILENT = "nothing heard from the peer for 60 s"
+    STALLED = "the peer acknowledged nothing for 60 s"
+    SUPERSEDED = "the peer uses another connection for this flow"
+
+
+class KcpError(Exception):
+    """Base of what this package raises."""
+
+
+class SessionClosed(KcpError):
+    """The session is over, or its writing side has been ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """A session that we opened has been answered; bytes may have been written before."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A peer asks for a flow.  Serve it, or `reset` it."""
+
+    session: Session
+    conn_data: ConnData
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """`read` returned nothing before and would return something by now."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """`write` took less than it was given before and would take more by now."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFinished:
+    """The peer ended its direction; end of stream follows once all has been read."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The last event of a session.  What came in order can still be read."""
+
+    session: Session
+    reason: CloseReason
+
+
+Event: TypeAlias = Established | Incoming | Readable | Writable | PeerFinished | Closed

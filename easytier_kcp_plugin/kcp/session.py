@@ -1,0 +1,496 @@
+"""One flow over KCP: the attempts to open it, its engine, and how it ends.  Sans-IO; `endpoint.py` owns it.
+
+A session of an opener outlives its conversations: each attempt has a conv of its own, and if a stock acceptor loses the one
+that won (data plane 10.2, accept queue), the bytes so far go over another.  A session of an acceptor has exactly one.  When a
+FIN may go out is decided here; the table is in docs/kcp.md, Ends.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, Protocol
+
+from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
+from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics, Path
+from easytier_kcp_plugin.kcp.events import (
+    Closed,
+    CloseReason,
+    Established,
+    Event,
+    PeerFinished,
+    Readable,
+    Role,
+    SessionClosed,
+    Writable,
+)
+from easytier_kcp_plugin.kcp.handshake import FINISH, UNKNOWN_RTT, Handshake, Input, State, classify
+from easytier_kcp_plugin.kcp.header import PING, PONG, RST, SYN, SYN_ACK, Flag
+
+if TYPE_CHECKING:
+    from easytier_kcp_plugin.kcp.siblings import Siblings
+
+# Ours.  Times in seconds.
+HEDGE_AFTER: Final = 1.0
+MAX_ATTEMPTS: Final = 5
+"""Convs that one opening may use up, as many as stock's; and how often an opening may be repeated."""
+ACCEPT_MIN: Final = 1.0
+REOPEN_TIME: Final = 5.0
+EARLY_BYTES: Final = 64 * 1024
+"""Kept for a second conversation until the first is proven.  One window of a fresh path."""
+PING_AFTER: Final = 10.0
+HALF_CLOSED_PING_AFTER: Final = 30.0
+SILENCE: Final = 60.0
+STALL: Final = 60.0
+CLOSE_LIMIT: Final = 60.0
+EMPTYING_LIMIT: Final = 30.0
+"""A stock peer that ended its direction may have dropped its reader: its window then stays shut for ever."""
+WRITABLE_ROOM: Final = 64 * 1024
+"""A writer that waits is woken for no less, so that it does not wake for each acknowledgement."""
+_TAIL_READ: Final = 1 << 30
+
+
+class SessionHost(Protocol):
+    """What a session asks of its endpoint."""
+
+    half_close_idle: float
+
+    def new_conv(self, session: Session) -> int:
+        """A conv that leads to `session` from now on."""
+        ...
+
+    def forget(self, session: Session, conv: int) -> None:
+        """Packets for `conv` are for strangers from now on."""
+        ...
+
+    def send(self, session: Session, conv: int, flags: Flag, body: bytes) -> None:
+        """Queue a packet."""
+        ...
+
+    def open_engine(self, session: Session, conv: int, now: float) -> Engine:
+        """An engine on the session's path, whose datagrams leave as packets of `conv`."""
+        ...
+
+    def engine_closed(self, engine: Engine) -> None:
+        """No datagram of `engine` will leave any more."""
+        ...
+
+    def emit(self, event: Event) -> None:
+        """Queue an event."""
+        ...
+
+    def established(self, session: Session, now: float) -> None:
+        """An acceptor's session got its third packet."""
+        ...
+
+    def proven(self, session: Session, now: float) -> None:
+        """The peer's engine was heard for the first time."""
+        ...
+
+    def over(self, session: Session) -> None:
+        """The session has ended for the application; a conversation of it may linger."""
+        ...
+
+
+class Session:
+    """Handle of a flow; the endpoint's methods take it.  Attributes without underscore may be read by anyone."""
+
+    def __init__(self, host: SessionHost, role: Role, peer_id: int, conn_data: ConnData, path: Path, now: float) -> None:
+        self.role = role
+        self.peer_id = peer_id
+        self.conn_data = conn_data
+        self.started_at = now
+        self.peer_offer: Offer | None = conn_data.offer if role is Role.DESTINATION else None
+        """None: the peer is stock."""
+        self.conv: int | None = None
+        """None while an opener has no answer."""
+        self.reason: CloseReason | None = None
+        """Set once the session is over."""
+        self.received_bytes = 0
+        """Given to `read` so far."""
+        self.announced = role is Role.SOURCE
+        self.siblings: Siblings | None = None
+        self.path = path
+        self.scheduled = math.inf
+        self._host = host
+        self._handshakes: dict[int, Handshake] = {}
+        self._engine: Engine | None = None
+        self._statistics: EngineStatistics | None = None
+        self._tail = b""
+        self._early: bytearray | None = bytearray() if role is Role.SOURCE else None
+        self._established_once = False
+        self._peer_finished = self._ended = self._reader_gone = False
+        self._wants_read, self._wants_write = True, False
+        self._heard_at = self._payload_at = now
+        self._ended_at = self._closed_at = self._drained_at = math.inf
+        self._pinged_at = now
+        self._pong_due = False
+        self._open_until = self._accept_by = self._hedge_at = math.inf
+        self._attempts = self._reopenings = 0
+
+    # What a host may know.
+
+    @property
+    def state(self) -> State:
+        """Of the conversation in use; SYN_SENT while there is none."""
+        if self.conv is None:
+            return State.CLOSED if self.reason else State.SYN_SENT
+        handshake = self._handshakes.get(self.conv)
+        return State.CLOSED if handshake is None else handshake.state
+
+    @property
+    def at_eof(self) -> bool:
+        """Whether the peer's stream has ended properly and been read to its end."""
+        return self._peer_finished and not self._has_bytes() and not self._reader_gone
+
+    @property
+    def statistics(self) -> EngineStatistics | None:
+        """Of the engine; None before there is one."""
+        return self._statistics if self._engine is None else self._engine.statistics
+
+    @property
+    def ended(self) -> bool:
+        """Whether our direction has been ended, though perhaps not everything has arrived."""
+        return self._ended
+
+    # What the endpoint passes on from the application.
+
+    def connect(self, timeout: float, now: float) -> None:
+        """Begin to open."""
+        self._open_until = now + timeout
+        self._attempt(now)
+
+    def accept(self, conv: int, now: float) -> None:
+        """Answer the SYN that made this session."""
+        self.conv = conv
+        handshake = self._handshakes[conv] = Handshake(opener=False, now=now, rtt=self.path.rtt)
+        self._send_all(conv, handshake.start())
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take bytes; see `Endpoint.write`."""
+        if self.reason is not None:
+            raise SessionClosed(f"{self}: {self.reason}")
+        if self._ended:
+            raise SessionClosed(f"{self}: our direction has been ended")
+        if self._early is not None:
+            data_taken = data[: EARLY_BYTES - len(self._early)]
+            taken = len(data_taken) if self._engine is None else self._engine.send(data_taken)
+            self._early += data_taken[:taken]
+        else:
+            taken = 0 if self._engine is None else self._engine.send(data)
+        self._wants_write = taken < len(data)
+        return taken
+
+    def read(self, limit: int) -> bytes:
+        """Give bytes; see `Endpoint.read`."""
+        if self._tail:
+            data, self._tail = self._tail[:limit], self._tail[limit:]
+        else:
+            data = b"" if self._engine is None else self._engine.receive(limit)
+        self.received_bytes += len(data)
+        self._wants_read = not data
+        return data
+
+    def finish(self, now: float) -> None:
+        """End our direction after what was written."""
+        if not self._ended:
+            self._ended, self._ended_at = True, now
+
+    def close(self, now: float) -> None:
+        """Give up reading as well."""
+        self.finish(now)
+        if not self._reader_gone:
+            self._reader_gone, self._closed_at = True, now
+            self._tail = b""
+
+    def reset(self, reason: CloseReason, now: float) -> None:
+        """End at once, and tell the peer."""
+        if reason is CloseReason.ABORTED:
+            self._reader_gone, self._tail = True, b""
+        for conv, handshake in list(self._handshakes.items()):
+            self._send_all(conv, handshake.abort(now))
+            self._drop(conv)
+        self._over(reason)
+
+    def probe(self, now: float) -> None:
+        """Find out whether the peer has an engine for this session."""
+        if self._engine is not None:
+            self._engine.ask(now)
+
+    # What moves it.
+
+    def receive(self, conv: int, flags: int, body: bytes, now: float) -> None:
+        """Take a packet in that was sent for one of our convs by the right peer.  Never raises."""
+        handshake = self._handshakes.get(conv)
+        if handshake is None:
+            return
+        kind = classify(flags)
+        before, pinged, since = handshake.state, handshake.pinged, handshake.since
+        self._heard_at = now
+        if kind is Input.PONG and self._pong_due:
+            self._pong_due = False
+            self.path.sample_rtt(now - self._pinged_at)
+        handshake.rtt = self.path.rtt
+        answer = handshake.receive(kind, now)
+        self._send_all(conv, answer, body if PONG in answer else b"")
+        if handshake.state is not before:
+            if before in (State.SYN_SENT, State.SYN_RECEIVED) and handshake.state is State.ESTABLISHED and not pinged:
+                self.path.sample_rtt(now - since)
+            self._moved(conv, before, handshake.state, pinged, now)
+        if kind is Input.SYN_ACK and conv == self.conv and self.peer_offer is None:
+            self.peer_offer = _offer_in(body)
+        if body and flags & Flag.DATA and not flags & Flag.PING and conv == self.conv and self._engine is not None:
+            self._take_body(self._engine, body, now)
+
+    def tick(self, now: float) -> None:
+        """Do what is due.  Harmless at any time; `settle` has to follow."""
+        self._tick_handshakes(now)
+        if self._open_until <= now:
+            self.reset(CloseReason.NO_ANSWER, now)
+        if self._hedge_at <= now:
+            self._attempt(now)
+        if self._accept_by <= now:
+            self._reopen(now)
+        if self.reason is not None or self.conv is None:
+            return
+        reason = self._overdue(now)
+        if reason is not None:
+            self.reset(reason, now)
+        elif self._ping_time() <= now:
+            self._pinged_at, self._pong_due = now, True
+            self._host.send(self, self.conv, PING, b"")
+
+    def settle(self, now: float) -> None:
+        """After input or the application's calls: end what can end, and tell what has become possible."""
+        self._discard_unwanted(now)
+        if self._finish_time(now) <= now:
+            self._send_fin(now)
+        if not self.announced or self.reason is not None:
+            return
+        if self._wants_read and self._has_bytes() and not self._reader_gone:
+            self._wants_read = False
+            self._host.emit(Readable(self))
+        if self._wants_write and not self._ended and self._room() >= WRITABLE_ROOM:
+            self._wants_write = False
+            self._host.emit(Writable(self))
+
+    def deadline(self, now: float) -> float:
+        """When `tick` wants to be called; infinite once everything is over."""
+        times = [handshake.deadline for handshake in self._handshakes.values()]
+        if self.reason is None:
+            times += (self._open_until, self._hedge_at, self._accept_by, self._closed_at + CLOSE_LIMIT)
+            if self.conv is not None:
+                times += (self._heard_at + SILENCE, self._ping_time(), self._finish_time(now))
+                if self._engine is not None and self._engine.in_flight:
+                    times.append(self._engine.progress_at + STALL)
+        return min(times, default=math.inf)
+
+    def _overdue(self, now: float) -> CloseReason | None:
+        if now >= self._heard_at + SILENCE:
+            return CloseReason.SILENT
+        if self._engine is not None and self._engine.in_flight and now >= self._engine.progress_at + STALL:
+            return CloseReason.STALLED
+        return CloseReason.ABORTED if now >= self._closed_at + CLOSE_LIMIT else None
+
+    # Opening.
+
+    def _attempt(self, now: float) -> None:
+        self._attempts += 1
+        self._hedge_at = now + HEDGE_AFTER if self._attempts < MAX_ATTEMPTS else math.inf
+        conv = self._host.new_conv(self)
+        handshake = self._handshakes[conv] = Handshake(opener=True, now=now, rtt=self.path.rtt)
+        self._send_all(conv, handshake.start())
+
+    def _moved(self, conv: int, before: State, after: State, pinged: bool, now: float) -> None:
+        """A conversation has entered another state."""
+        if after is State.ESTABLISHED:
+            self._enter_established(conv, now)
+        elif after is State.PEER_CLOSED or (after is State.LINGER and before is State.LOCAL_CLOSED):
+            self._peer_finished = True
+            if self.announced:
+                self._host.emit(PeerFinished(self))
+            if after is State.LINGER:
+                self._over(CloseReason.FINISHED)
+        elif after is State.CLOSED:
+            self._drop(conv)
+            if before is State.SYN_SENT:
+                self._attempt_failed(pinged, now)
+            elif before is not State.LINGER:
+                self._over(CloseReason.RESET)
+
+    def _attempt_failed(self, pinged: bool, now: float) -> None:
+        """An RST that may answer a PING says only that the SYN was lost; any other is a refusal."""
+        if self.conv is not None or self.reason is not None:
+            return
+        if not pinged or (self._attempts >= MAX_ATTEMPTS and not self._handshakes):
+            self.reset(CloseReason.REFUSED, now)
+        elif not self._handshakes:
+            self._attempt(now)
+
+    def _enter_established(self, conv: int, now: float) -> None:
+        self.conv = conv
+        self._hedge_at = self._open_until = math.inf
+        self._engine = self._host.open_engine(self, conv, now)
+        if self.role is Role.DESTINATION:
+            self._host.established(self, now)
+            return
+        for other in [other for other in self._handshakes if other != conv]:
+            self._host.send(self, other, RST, b"")
+            self._drop(other)
+        self._accept_by = now + max(ACCEPT_MIN, 4 * self._rtt())
+        if self._early:
+            self._engine.send(bytes(self._early))
+        # Whatever the application does, this shows whether the peer has an engine, and lets a server speak first.
+        self._engine.ask(now)
+        if not self._established_once:
+            self._established_once = True
+            self._host.emit(Established(self))
+
+    def _reopen(self, now: float) -> None:
+        """The acceptor never took the conversation off its queue: begin again with another."""
+        self._accept_by = math.inf
+        if self._reopenings >= MAX_ATTEMPTS:
+            self.reset(CloseReason.NOT_ACCEPTED, now)
+            return
+        self._reopenings += 1
+        if self.conv is not None:
+            self._host.send(self, self.conv, RST, b"")
+            self._drop(self.conv)
+        self.conv = None
+        self._close_engine()
+        self.peer_offer = None
+        self._attempts = 0
+        self._open_until = now + REOPEN_TIME
+        self._attempt(now)
+
+    # Bytes.
+
+    def _take_body(self, engine: Engine, body: bytes, now: float) -> None:
+        was_heard = engine.heard
+        engine.input(body, now)
+        if engine.readable:
+            self._payload_at = now
+        if engine.heard and not was_heard:
+            self._accept_by = math.inf
+            self._early = None
+            self._host.proven(self, now)
+
+    def _has_bytes(self) -> bool:
+        return bool(self._tail) or (self._engine is not None and self._engine.readable)
+
+    def _room(self) -> int:
+        room = 0 if self._engine is None else self._engine.room
+        return room if self._early is None else min(room, EARLY_BYTES - len(self._early))
+
+    def _discard_unwanted(self, now: float) -> None:
+        if not self._reader_gone or self._engine is None or not self._engine.readable:
+            return
+        self._engine.receive(_TAIL_READ)
+        if self.state is State.LOCAL_CLOSED:
+            self.reset(CloseReason.ABORTED, now)
+
+    # Ending.
+
+    def _finish_time(self, now: float) -> float:
+        """When our FIN may go out, as far as can be said now; infinite if something has to happen before."""
+        engine, state = self._engine, self.state
+        if not self._ended or engine is None or state not in FINISH:
+            return math.inf
+        if not engine.drained or (self.role is Role.SOURCE and not engine.heard):
+            self._drained_at = math.inf
+            return math.inf
+        self._drained_at = min(self._drained_at, now)
+        if self.peer_offer is not None:
+            return now
+        earliest = now
+        if self.role is Role.SOURCE and not self._reader_gone and state is State.ESTABLISHED:
+            earliest = max(self._ended_at, self._payload_at) + self._host.half_close_idle
+        if engine.emptied_at is None:
+            engine.ask(now)
+            return self._drained_at + EMPTYING_LIMIT if state is State.PEER_CLOSED else math.inf
+        return max(earliest, engine.emptied_at + self._rtt())
+
+    def _send_fin(self, now: float) -> None:
+        if self.conv is None:
+            return
+        handshake = self._handshakes[self.conv]
+        handshake.rtt = self.path.rtt
+        self._send_all(self.conv, handshake.finish(now))
+        if handshake.state is State.LINGER:
+            self._over(CloseReason.FINISHED)
+
+    def _over(self, reason: CloseReason) -> None:
+        """The application's part has ended; a conversation may linger."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        self._open_until = self._hedge_at = self._accept_by = math.inf
+        self._early = None
+        if self._engine is not None and not self._reader_gone:
+            self._tail += self._engine.receive(_TAIL_READ)
+        self._close_engine()
+        if self.announced:
+            self._host.emit(Closed(self, reason))
+        self._host.over(self)
+
+    def _close_engine(self) -> None:
+        if self._engine is not None:
+            self._statistics = self._engine.statistics
+            self._engine.close()
+            self._host.engine_closed(self._engine)
+            self._engine = None
+
+    # Helpers.
+
+    def _tick_handshakes(self, now: float) -> None:
+        for conv, handshake in list(self._handshakes.items()):
+            if handshake.deadline > now:
+                continue
+            before = handshake.state
+            handshake.rtt = self.path.rtt
+            self._send_all(conv, handshake.tick(now))
+            if handshake.state is State.CLOSED:
+                self._drop(conv)
+                if before is not State.LINGER:
+                    self._over(CloseReason.NO_ANSWER)
+
+    def _send_all(self, conv: int, packets: tuple[Flag, ...], echo: bytes = b"") -> None:
+        for flags in packets:
+            body = b""
+            if flags == SYN:
+                body = self.conn_data.encode()
+            elif flags == SYN_ACK and self.peer_offer is not None:
+                body = _ANSWER
+            elif flags == PONG:
+                body = echo
+            self._host.send(self, conv, flags, body)
+
+    def _drop(self, conv: int) -> None:
+        if self._handshakes.pop(conv, None) is not None:
+            self._host.forget(self, conv)
+
+    def _rtt(self) -> float:
+        return UNKNOWN_RTT if self.path.rtt is None else self.path.rtt
+
+    def _ping_time(self) -> float:
+        """When a PING is due.  A stock peer whose FIN came answers it with RST: wanted only if it takes nothing any more."""
+        quiet_since = max(self._heard_at, self._pinged_at)
+        if self.peer_offer is not None or self.state is not State.PEER_CLOSED:
+            return quiet_since + PING_AFTER
+        if self._engine is not None and not self._engine.drained:
+            quiet_since = min(quiet_since, max(self._engine.progress_at, self._pinged_at))
+        return quiet_since + HALF_CLOSED_PING_AFTER
+
+    def __str__(self) -> str:
+        conv = "-" if self.conv is None else f"{self.conv:08x}"
+        return f"KCP {self.role.name.lower()} session {conv} with peer {self.peer_id}"
+
+
+_ANSWER: Final = ConnData(None, None, Offer()).encode()
+
+
+def _offer_in(body: bytes) -> Offer | None:
+    """A newer stock might one day put something of its own there."""
+    try:
+        return ConnData.decode(body).offer
+    except ValueError:
+        return None

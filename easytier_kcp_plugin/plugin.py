@@ -1,0 +1,82 @@
+"""The plugin `kcp`: the hook implementations that make a node carry TCP flows by KCP, and accept those of others.
+
+Loaded by default; then it accepts, as stock does.  Its own proxy is on when the configuration names the plugin (`[plugins] kcp
+= true`) or says `enable_kcp_proxy`.  `kcp = false` removes all of it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from ipaddress import IPv4Interface
+
+from easytier_hooks import Capability, HostServices, Transport, hookimpl
+from easytier_kcp_plugin.kcp import ikcp
+from easytier_kcp_plugin.kcp.endpoint import Endpoint
+from easytier_kcp_plugin.kcp.header import PacketType
+from easytier_kcp_plugin.kcp.stream import EndpointDriver
+from easytier_kcp_plugin.proxy.destination import KcpDestination
+from easytier_kcp_plugin.proxy.rules import Rules
+from easytier_kcp_plugin.proxy.source import KcpTransport
+from easytier_kcp_plugin.stack.kernel import KernelStack
+
+
+class KcpPlugin:
+    """One node's instance of the plugin.  It has no options yet."""
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        if options:
+            raise ValueError(f"[plugins.kcp] has no option {next(iter(options))!r}")
+
+    @hookimpl
+    def advertise_capabilities(self) -> Iterable[Capability]:
+        """KCP_INPUT, if there is an engine to serve it with."""
+        try:
+            ikcp.paths()
+        except ikcp.EngineUnavailable:
+            return []
+        return [Capability.KCP_INPUT]
+
+    @hookimpl
+    def register_transports(self, host: HostServices) -> Sequence[Transport]:
+        """Start the endpoint of the node, for both directions."""
+        settings = host.settings
+        try:
+            paths = ikcp.paths()
+        except ikcp.EngineUnavailable as error:
+            host.logger.warning("no KCP, neither from nor to this node: %s", error)
+            return []
+        destination = KcpDestination(host)
+        accepts = not settings["disable_kcp_input"]
+        endpoint = Endpoint(host.peer_id, paths, first_conv=secrets.randbits(32))
+        driver = EndpointDriver(endpoint, host.send, destination.serve if accepts else None, logger=host.logger)
+        destination.driver = driver
+        for packet_type in (PacketType.KCP_SRC, PacketType.KCP_DST) if accepts else (PacketType.KCP_DST,):
+            host.handle(packet_type, partial(_take, driver, packet_type))
+        host.task_group.start_soon(driver.run, name="kcp endpoint")
+
+        enabled = host.requested or bool(settings["enable_kcp_proxy"])
+        stack, obstacle = _kernel_stack(host) if enabled else (None, "the KCP proxy is off here (enable_kcp_proxy)")
+        return [KcpTransport(host, Rules(host, enabled, carries_subnets=False), driver, stack, obstacle)]
+
+
+def _take(driver: EndpointDriver, packet_type: int, from_peer: int, payloads: list[bytes]) -> None:
+    driver.packets(from_peer, packet_type, payloads)
+
+
+def _kernel_stack(host: HostServices) -> tuple[KernelStack | None, str]:
+    """The kernel stack, running; or None and why there is none."""
+    interface = next((interface for interface in host.interfaces if isinstance(interface, IPv4Interface)), None)
+    if interface is None:
+        return None, "this node has no virtual IPv4 address"
+    if host.settings["no_tun"]:
+        return None, "a node without a TUN device has no flows of its own"
+    stack = KernelStack(host, interface)
+    try:
+        stack.open()
+    except OSError as error:
+        host.logger.warning("the kernel stack cannot listen on %s: %s; flows stay plain TCP", interface.ip, error)
+        return None, f"the kernel stack cannot listen on {interface.ip}"
+    host.task_group.start_soon(stack.run, name="kernel stack")
+    return stack, ""

@@ -1,0 +1,82 @@
+"""The capture side: a TCP flow of this node becomes a KCP flow to the peer that has its destination.
+
+::
+
+    TCP SYN, held by the host --> KCP handshake with the peer --> the kernel completes the application's handshake --> carry
+                                     | no answer in 2 s, refused       | firewall, full
+                                     '------- TransportUnavailable <---'   the host releases the SYN: plain TCP
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.services import HostServices
+from easytier_hooks.types import Candidate, Connected, PeerInfo, TcpFlow
+from easytier_kcp_plugin.kcp.conn_data import SocketAddress
+from easytier_kcp_plugin.kcp.stream import EndpointDriver, KcpConnectError, KcpStream
+from easytier_kcp_plugin.proxy.carry import Leg, carry, measure
+from easytier_kcp_plugin.proxy.rules import KCP, Rules
+from easytier_kcp_plugin.stack.kernel import KernelStack
+from easytier_kcp_plugin.stack.sockets import TcpStream
+
+CONNECT_TIMEOUT: Final = 2.0
+"""Seconds for the KCP handshake while the application's SYN is held.  The kernel repeats a SYN after 1 s, and again after 2
+more; a longer wait would cost more than plain TCP loses."""
+
+
+class KcpTransport:
+    """`easytier_hooks.Transport` by KCP.  `stack` is None where nothing can end a TCP connection; `obstacle` then says why."""
+
+    name = KCP
+
+    def __init__(
+        self, host: HostServices, rules: Rules, driver: EndpointDriver, stack: KernelStack | None, obstacle: str
+    ) -> None:
+        self._host = host
+        self._rules = rules
+        self._driver = driver
+        self._stack = stack
+        self._obstacle = obstacle
+
+    def candidate(self, flow: TcpFlow, peer: PeerInfo | None) -> Candidate:
+        """See `Transport.candidate`."""
+        candidate = self._rules.judge(flow, peer)
+        if candidate.available and self._stack is None:
+            return Candidate(KCP, available=False, reason=self._obstacle)
+        return candidate
+
+    async def open(self, flow: TcpFlow, syn: bytes) -> None:
+        """See `Transport.open`."""
+        stack, key = self._stack, flow.key
+        if stack is None or flow.peer is None:
+            raise TransportUnavailable(self._obstacle or "the peer has gone")
+        source = SocketAddress(key.source_ip, key.source_port)
+        destination = SocketAddress(key.destination_ip, key.destination_port)
+        try:
+            stream = await self._driver.connect(flow.peer.peer_id, source, destination, timeout=CONNECT_TIMEOUT)
+        except KcpConnectError as error:
+            raise TransportUnavailable(f"KCP connect failed: {error.reason or error}") from None
+        try:
+            local, port = await stack.terminate(key, syn)
+        except BaseException:
+            stream.reset()
+            raise
+        self._host.flow_event(flow, Connected())
+        self._host.task_group.start_soon(self._carry, stack, flow, local, port, stream, name=f"kcp flow {flow.id}")
+
+    async def _carry(self, stack: KernelStack, flow: TcpFlow, local: TcpStream, port: int, stream: KcpStream) -> None:
+        try:
+            await carry(
+                self._host,
+                flow,
+                source=Leg(local, local.reset),
+                destination=Leg(stream, stream.reset),
+                measure=partial(measure, self._driver, stream),
+                # Stock ends the stream when it cannot reach the destination; a peer of our kind resets it.
+                early_end_is_refusal=stream.session.peer_offer is None,
+            )
+        finally:
+            stack.release(port)

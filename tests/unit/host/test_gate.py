@@ -1,0 +1,388 @@
+"""Hooks, held TCP SYNs, transports that open, refuse, fail or hang, and claims."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv4Interface
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.selection import default
+from easytier_hooks.types import (
+    Candidate,
+    Closed,
+    Connected,
+    Connecting,
+    Counters,
+    Failed,
+    FlowEvent,
+    HalfClosed,
+    PeerInfo,
+    Seen,
+    Selection,
+    TcpFlow,
+    TransportSelected,
+)
+
+from easytier_host import gate as gate_module
+from easytier_host.flows import FlowTable, decode_key, segment_key
+from easytier_host.gate import FlowGate
+from tests.unit.host.helpers import ACK, FIN, PEER, PSH, RST, SYN, FakeClock, device_frame, tcp_segment
+from tests.unit.host.tunnel.helpers import running, until
+
+pytestmark = pytest.mark.anyio
+
+NETWORK = IPv4Interface("10.144.0.1/24").network
+PEER_INFO = PeerInfo(PEER, "b", IPv4Address("10.144.0.2"))
+SYN_FRAME = device_frame(tcp_segment())
+KEY = decode_key(segment_key(SYN_FRAME)[0])  # type: ignore[index]
+
+
+class Hooks:
+    """A plugin manager whose answer is `answer`, given when `release` is set."""
+
+    def __init__(self) -> None:
+        self.asks = False
+        self.answer: Selection | None = None
+        self.asked: list[tuple[TcpFlow, PeerInfo | None, tuple[Candidate, ...]]] = []
+        self.told: list[tuple[TcpFlow, FlowEvent]] = []
+        self.release = anyio.Event()
+
+    @property
+    def asks_for_transport(self) -> bool:
+        return self.asks
+
+    def notify_flow(self, flow: TcpFlow, event: FlowEvent) -> None:
+        self.told.append((flow, event))
+
+    def select_now(self, flow: TcpFlow, peer: PeerInfo | None, candidates: Sequence[Candidate]) -> Selection:
+        return default(candidates)
+
+    async def select(self, flow: TcpFlow, peer: PeerInfo | None, candidates: Sequence[Candidate]) -> Selection:
+        self.asked.append((flow, peer, tuple(candidates)))
+        await self.release.wait()
+        return self.answer if self.answer is not None else default(candidates)
+
+
+class FakeTransport:
+    """Available or not; `opens` is what its `open` does."""
+
+    def __init__(self, name: str = "kcp", *, available: bool = True) -> None:
+        self.name = name
+        self.available = available
+        self.opened: list[tuple[TcpFlow, bytes]] = []
+        self.opens: Callable[[TcpFlow], object] = lambda _flow: None
+        self.hangs = False
+
+    def candidate(self, flow: TcpFlow, peer: PeerInfo | None) -> Candidate:
+        assert peer == flow.peer
+        return Candidate(self.name, self.available, f"{self.name} can" if self.available else f"{self.name} cannot")
+
+    async def open(self, flow: TcpFlow, syn: bytes) -> None:
+        self.opened.append((flow, syn))
+        if self.hangs:
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+        self.opens(flow)
+
+
+class World:
+    """A gate between a device and an overlay in which 10.144.0.2 is a peer."""
+
+    def __init__(self, tasks: TaskGroup, *, max_flows: int = 100) -> None:
+        self.clock = FakeClock()
+        self.hooks = Hooks()
+        self.forwarded: list[bytes] = []
+        self.gate = FlowGate(
+            FlowTable(max_flows=max_flows),
+            self.hooks,
+            tasks,
+            self.clock,
+            lambda: 5000.0,
+            forward=self.forwarded.extend,
+            peer_for=lambda ip: PEER_INFO if ip == PEER_INFO.ipv4 else None,
+        )
+
+    def offer(self, *transports: FakeTransport) -> FakeTransport:
+        self.gate.transports.update({transport.name: transport for transport in transports})
+        return transports[0]
+
+    def events(self) -> list[FlowEvent]:
+        return [event for _, event in self.hooks.told]
+
+    def release(self, answer: Selection | None = None) -> None:
+        self.hooks.answer = answer
+        self.hooks.release.set()
+
+
+@asynccontextmanager
+async def world(*, max_flows: int = 100) -> AsyncIterator[World]:
+    async with running() as tasks:
+        yield World(tasks, max_flows=max_flows)
+
+
+def inbound(world: World, *flags: int) -> None:
+    for value in flags:
+        world.gate.watch_inbound([tcp_segment("10.144.0.2", "10.144.0.1", ports=(22, 40_000), flags=value)])
+
+
+async def test_without_transports_a_flow_passes_and_is_told_in_order() -> None:
+    async with world() as w:
+        assert w.gate.admit([SYN_FRAME]) == [SYN_FRAME]
+        inbound(w, SYN | ACK)
+        w.gate.admit([device_frame(tcp_segment(flags=FIN | ACK))])
+        inbound(w, FIN | ACK)
+        kinds = [type(event) for event in w.events()]
+        assert kinds == [Seen, TransportSelected, Connecting, Connected, HalfClosed, HalfClosed, Counters, Closed]
+        flows = [flow for flow, _ in w.hooks.told]
+        assert len({flow.id for flow in flows}) == 1
+        assert [flow.transport for flow in flows] == [None, *["tcp"] * 7]
+        assert {flow.peer for flow in flows} == {PEER_INFO}
+        assert {flow.direction for flow in flows} == {"outbound"}
+        assert w.hooks.asked == []
+
+
+async def test_a_flow_that_arrives_came_as_plain_tcp() -> None:
+    async with world() as w:
+        w.gate.watch_inbound([tcp_segment("10.144.0.2", "10.144.0.1", ports=(5, 6))])
+        assert w.events() == [Seen(), TransportSelected("tcp", "came as plain TCP", "peer"), Connecting()]
+        assert w.hooks.told[0][0].direction == "inbound"
+        assert w.hooks.told[0][0].peer == PEER_INFO
+        assert w.hooks.told[0][0].transport is None
+
+
+async def test_a_flow_to_nobody_fails_but_its_packet_goes_on() -> None:
+    async with world() as w:
+        frame = device_frame(tcp_segment(destination="10.144.0.99"))
+        assert w.gate.admit([frame]) == [frame]
+        assert w.events()[-1] == Failed("no peer has 10.144.0.99")
+
+
+async def test_other_frames_pass_untouched_and_in_order() -> None:
+    async with world() as w:
+        frames = [b"", bytes(11), device_frame(tcp_segment(flags=ACK)), device_frame(b"\x60" * 50)]
+        assert w.gate.admit(frames) == frames
+        assert w.events() == []
+
+
+async def test_an_unavailable_transport_leaves_tcp_with_its_reason() -> None:
+    async with world() as w:
+        w.offer(FakeTransport(available=False))
+        assert w.gate.admit([SYN_FRAME]) == [SYN_FRAME]
+        assert w.events()[1] == TransportSelected("tcp", "kcp cannot", "default")
+
+
+async def test_a_syn_is_held_until_the_transport_has_opened() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        other = device_frame(tcp_segment(destination="10.144.0.2", ports=(1, 2), flags=ACK))
+        assert w.gate.admit([SYN_FRAME, other]) == [other]
+        assert w.gate.admit([SYN_FRAME]) == []
+        await until(lambda: w.hooks.asked)
+        (asked, peer, candidates) = w.hooks.asked[0]
+        assert (asked.key, peer) == (KEY, PEER_INFO)
+        assert [candidate.transport for candidate in candidates] == ["kcp", "tcp"]
+        w.release()
+        await until(lambda: transport.opened and not w.gate._held)
+        (flow, syn) = transport.opened[0]
+        assert syn == SYN_FRAME
+        assert (flow.key, flow.transport, flow.reason) == (KEY, "kcp", "kcp can")
+        assert w.forwarded == []
+        assert w.events() == [Seen(), TransportSelected("kcp", "kcp can", "default"), Connecting()]
+        assert len(w.hooks.asked) == 1
+
+
+async def test_a_plugin_may_choose_plain_tcp() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        assert w.gate.admit([SYN_FRAME]) == []
+        w.release(Selection("tcp", "port 22", "policy"))
+        await until(lambda: w.forwarded)
+        assert w.forwarded == [SYN_FRAME]
+        assert transport.opened == []
+        assert w.events()[1] == TransportSelected("tcp", "port 22", "policy")
+        inbound(w, SYN | ACK)
+        assert w.events()[-1] == Connected()
+
+
+async def test_plugins_are_asked_even_if_only_tcp_is_left() -> None:
+    async with world() as w:
+        w.hooks.asks = True
+        w.offer(FakeTransport(available=False))
+        assert w.gate.admit([SYN_FRAME]) == []
+        w.release(Selection("tcp", "as I say", "policy"))
+        await until(lambda: w.forwarded == [SYN_FRAME])
+        assert len(w.hooks.asked) == 1
+
+
+def unavailable(_flow: TcpFlow) -> None:
+    raise TransportUnavailable("no answer to the SYN")
+
+
+def broken(_flow: TcpFlow) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("opens", "hangs", "reason"),
+    [
+        (unavailable, False, "kcp: no answer to the SYN"),
+        (broken, False, "kcp: failed, see the log"),
+        (None, True, "kcp: did not open in 0.02 s"),
+    ],
+)
+async def test_what_cannot_open_falls_back_with_the_syn_untouched(
+    monkeypatch: pytest.MonkeyPatch, opens: Callable[[TcpFlow], object] | None, hangs: bool, reason: str
+) -> None:
+    monkeypatch.setattr(gate_module, "OPEN_TIMEOUT", 0.02)
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        transport.hangs = hangs
+        transport.opens = opens or transport.opens
+        w.release()
+        assert w.gate.admit([SYN_FRAME]) == []
+        await until(lambda: w.forwarded)
+        assert w.forwarded == [SYN_FRAME]
+        assert w.events() == [
+            Seen(),
+            TransportSelected("kcp", "kcp can", "default"),
+            Connecting(),
+            TransportSelected("tcp", reason, "fallback"),
+            Connecting(),
+        ]
+        # From here on its segments are watched again, and the retransmitted SYN passes.
+        assert w.gate.admit([SYN_FRAME]) == [SYN_FRAME]
+        inbound(w, SYN | ACK)
+        assert w.events()[-1] == Connected()
+
+
+async def test_a_claim_left_behind_by_a_failed_transport_does_not_swallow_the_flow() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        swallowed: list[bytes] = []
+
+        def claim_and_fail(flow: TcpFlow) -> None:
+            w.gate.claim(flow.key, swallowed.extend)
+            raise RuntimeError("half way")
+
+        transport.opens = claim_and_fail
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: w.forwarded)
+        frame = device_frame(tcp_segment(flags=ACK))
+        assert w.gate.admit([frame]) == [frame]
+        assert swallowed == []
+
+
+@pytest.mark.parametrize("answer", [None, "kcp", Candidate("other", True, "not mine"), Candidate("tcp", True, "")])
+async def test_a_transport_whose_candidate_is_nonsense_is_not_available(answer: object) -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        transport.candidate = lambda *_: answer  # type: ignore[method-assign, assignment, return-value]
+        assert w.gate.admit([SYN_FRAME]) == [SYN_FRAME]
+        assert w.events()[1] == TransportSelected("tcp", "kcp failed, see the log", "default")
+
+
+async def test_a_transport_that_fails_to_judge_leaves_the_choice_to_others(caplog: pytest.LogCaptureFixture) -> None:
+    async with world() as w:
+        bad, good = FakeTransport("bad"), FakeTransport("good")
+        bad.candidate = broken  # type: ignore[method-assign, assignment]
+        w.offer(bad, good)
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: good.opened)
+        assert [candidate.available for candidate in w.hooks.asked[0][2]] == [False, True, True]
+        assert "bad" in caplog.text
+
+
+async def test_held_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "MAX_HELD", 2)
+    async with world() as w:
+        w.offer(FakeTransport())
+        frames = [device_frame(tcp_segment(ports=(port, 80))) for port in (1, 2, 3)]
+        assert w.gate.admit(frames) == frames[2:]
+        assert w.hooks.told[-2][1] == TransportSelected("tcp", "2 flows are being decided on already", "default")
+        w.release(Selection("tcp", "", "policy"))
+        await until(lambda: w.forwarded == frames[:2])
+        assert w.gate._held == 0
+
+
+async def test_flows_beyond_the_table_pass_unwatched() -> None:
+    async with world(max_flows=1) as w:
+        frames = [device_frame(tcp_segment(ports=(port, 80))) for port in (1, 2)]
+        assert w.gate.admit(frames) == frames
+        assert w.gate.table.unwatched == 1
+
+
+async def test_a_claim_takes_the_frames_of_its_key_and_nothing_else() -> None:
+    async with world() as w:
+        taken: list[list[bytes]] = []
+        end = w.gate.claim(KEY, taken.append)
+        with pytest.raises(ValueError, match="claimed already"):
+            w.gate.claim(KEY, taken.append)
+        ours = [device_frame(tcp_segment(flags=PSH | ACK, data=bytes([number]))) for number in range(3)]
+        back = device_frame(tcp_segment("10.144.0.2", "10.144.0.1", ports=(22, 40_000), flags=ACK))
+        other = device_frame(tcp_segment(ports=(40_001, 22), flags=ACK))
+        assert w.gate.admit([ours[0], other, ours[1], back, ours[2]]) == [other, back]
+        assert taken == [ours]
+        end()
+        end()
+        assert w.gate.admit(ours) == ours
+        # The old end does not touch a later claim.
+        w.gate.claim(KEY, taken.append)
+        end()
+        assert w.gate.admit(ours[:1]) == []
+
+
+async def test_a_claim_may_end_inside_its_handler() -> None:
+    async with world() as w:
+        ends: list[Callable[[], None]] = []
+        ends.append(w.gate.claim(KEY, lambda _frames: ends[0]()))
+        assert w.gate.admit([device_frame(tcp_segment(flags=ACK))]) == []
+        frame = device_frame(tcp_segment(flags=ACK))
+        assert w.gate.admit([frame]) == [frame]
+
+
+async def test_a_handler_that_fails_costs_its_frames_only(caplog: pytest.LogCaptureFixture) -> None:
+    async with world() as w:
+        w.gate.claim(KEY, broken)  # type: ignore[arg-type]
+        other = device_frame(tcp_segment(ports=(1, 2), flags=ACK))
+        assert w.gate.admit([SYN_FRAME, other]) == [other]
+        assert "claimed flow failed" in caplog.text
+
+
+async def test_a_transport_tells_the_rest_of_the_life() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: transport.opened and not w.gate._held)
+        flow = transport.opened[0][0]
+        w.gate.admit([device_frame(tcp_segment(flags=RST))])
+        for event in (Connected(), Counters(1, 2), Closed("done"), Connected(), Failed("again")):
+            w.gate.report(flow.id, event)
+        w.gate.report(987_654, Connected())
+        assert w.events()[3:] == [Connected(), Counters(1, 2), Closed("done")]
+
+
+async def test_a_flow_opened_by_a_transport_is_announced() -> None:
+    async with world(max_flows=1) as w:
+        flow = w.gate.open_flow(KEY, "inbound", PEER_INFO, Selection("kcp", "the peer chose it", "peer"))
+        assert (flow.key, flow.transport, flow.direction) == (KEY, "kcp", "inbound")
+        assert w.events() == [Seen(), TransportSelected("kcp", "the peer chose it", "peer"), Connecting()]
+        assert w.hooks.told[0][0].transport is None
+        unwatched = w.gate.open_flow(KEY, "inbound", PEER_INFO, Selection("kcp", "", "peer"))
+        assert unwatched.id == 0
+        w.gate.report(0, Closed("nobody knows it"))
+        assert len(w.events()) == 3
+
+
+async def test_time_outs_are_told_by_the_tick() -> None:
+    async with world() as w:
+        w.gate.admit([SYN_FRAME])
+        w.clock.advance(131)
+        w.gate.tick()
+        assert w.events()[-1] == Failed("no answer in 130 s")

@@ -1,0 +1,195 @@
+"""From route records to next hops, look-ups, kernel routes and news for plugins."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from types import SimpleNamespace
+from uuid import UUID
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+from easytier_hooks.types import PeerCapabilities, PeerInfo
+
+from easytier_host import topology as topology_module
+from easytier_host.config.model import Config, Flags
+from easytier_host.events import EventBoard, NodeEvent
+from easytier_host.nic.base import NicError
+from easytier_host.nic.memory import MemoryNic
+from easytier_host.pb import common_pb2
+from easytier_host.route_records import OwnRecord, PeerRecord
+from easytier_host.topology import Topology, capabilities_of, peer_info
+from tests.unit.host.helpers import FAR, ME, OTHER, PEER
+from tests.unit.host.tunnel.helpers import running, until
+
+pytestmark = pytest.mark.anyio
+
+
+def record(peer_id: int, number: int, *cidrs: str, **flags: bool) -> PeerRecord:
+    return PeerRecord(
+        peer_id,
+        f"host{number}",
+        IPv4Interface(f"10.144.0.{number}/24"),
+        None,
+        tuple(IPv4Network(cidr) for cidr in cidrs),
+        6,
+        "2.6.4",
+        common_pb2.PeerFeatureFlag(**flags),
+        UUID(int=peer_id),
+        1,
+        0.0,
+    )
+
+
+@dataclass
+class Net:
+    """What the route protocol, the connections and the peer center say."""
+
+    records: list[PeerRecord]
+    links: dict[int, frozenset[int]]
+    near: frozenset[int] = frozenset({PEER})
+    latencies: dict[tuple[int, int], int] = field(default_factory=dict)
+    told: list[tuple[PeerInfo, PeerCapabilities]] = field(default_factory=list)
+    forgotten: list[int] = field(default_factory=list)
+    outbound: SimpleNamespace = field(default_factory=SimpleNamespace)
+    inbound: SimpleNamespace = field(default_factory=SimpleNamespace)
+    events: EventBoard = field(default_factory=EventBoard)
+
+    def topology(self, **flags: bool) -> Topology:
+        state = SimpleNamespace(
+            peer_id=ME, peers=lambda: self.records, connections=lambda: self.links, own=OwnRecord(UUID(int=1))
+        )
+        plugins = SimpleNamespace(
+            notify_capabilities=lambda info, capabilities: self.told.append((info, capabilities)),
+            forget_peer=self.forgotten.append,
+        )
+        config = Config(ipv4=IPv4Interface("10.144.0.1/24"), flags=Flags(**flags))  # type: ignore[arg-type]
+        return Topology(
+            state,  # type: ignore[arg-type]
+            SimpleNamespace(neighbours=lambda: self.near),  # type: ignore[arg-type]
+            self.outbound,  # type: ignore[arg-type]
+            self.inbound,  # type: ignore[arg-type]
+            plugins,  # type: ignore[arg-type]
+            self.events,
+            config,
+            latencies=lambda: self.latencies,
+        )
+
+
+def row() -> Net:
+    """ME - PEER - FAR, and OTHER alone."""
+    links = {PEER: frozenset({ME, FAR}), FAR: frozenset({PEER}), OTHER: frozenset[int]()}
+    return Net([record(PEER, 2), record(FAR, 4, "192.168.9.0/24"), record(OTHER, 3)], links)
+
+
+@asynccontextmanager
+async def started(topology: Topology, nic: MemoryNic | None = None) -> AsyncIterator[TaskGroup]:
+    async with running() as tasks:
+        tasks.start_soon(topology.run, nic)
+        await until(lambda: topology.reachable_records())
+        yield tasks
+
+
+async def test_what_can_be_reached_gets_hops_addresses_and_next_hops() -> None:
+    net = row()
+    topology = net.topology()
+    async with started(topology):
+        assert {item.peer_id for item in topology.reachable_records()} == {PEER, FAR}
+        assert (topology.hops_to(PEER), topology.hops_to(FAR), topology.hops_to(OTHER)) == (1, 2, None)
+        assert net.outbound.next_hops == net.inbound.next_hops_by_hops == {PEER: PEER, FAR: PEER}
+        assert topology.peer_for(IPv4Address("10.144.0.4")) == peer_info(net.records[1])
+        assert topology.peer_for(IPv4Address("192.168.9.77")) == peer_info(net.records[1])
+        for nobody in ("10.144.0.3", "10.144.0.255", "10.144.0.1", "8.8.8.8"):
+            assert topology.peer_for(IPv4Address(nobody)) is None
+        assert topology.record(FAR) == net.records[1]
+        assert topology.record(OTHER) is None
+
+
+async def test_latency_first_takes_the_quicker_way() -> None:
+    links = {PEER: frozenset({ME, FAR}), OTHER: frozenset({ME, FAR}), FAR: frozenset({PEER, OTHER})}
+    net = Net([record(PEER, 2), record(OTHER, 3), record(FAR, 4)], links, near=frozenset({PEER, OTHER, FAR}))
+    net.latencies = {(ME, FAR): 900, (ME, PEER): 300, (PEER, FAR): 300, (ME, OTHER): 5, (OTHER, FAR): 5}
+    links[FAR] = frozenset({ME, PEER, OTHER})
+    topology = net.topology(latency_first=True)
+    async with started(topology):
+        assert net.outbound.next_hops[FAR] == OTHER
+        assert net.inbound.next_hops_by_hops[FAR] == FAR
+        assert topology.hops_to(FAR) == 2
+
+
+async def test_changes_become_events_and_news_for_plugins() -> None:
+    net = row()
+    topology = net.topology()
+    reader = net.events.subscribe()
+    async with started(topology):
+        assert {info.peer_id for info, _ in net.told} == {PEER, FAR}
+        net.records[0] = replace(net.records[0], feature_flag=common_pb2.PeerFeatureFlag(kcp_input=True))
+        net.links[PEER] = frozenset({ME})
+        topology.changed()
+        await until(lambda: net.forgotten == [FAR])
+        assert net.told[-1][1].kcp_input
+    net.events.close()
+    events = [event async for event in reader]
+    assert {*events[:2]} == {NodeEvent("route_added", PEER, "host2"), NodeEvent("route_added", FAR, "host4")}
+    assert events[2:] == [NodeEvent("route_removed", FAR, "host4")]
+
+
+async def test_many_changes_are_one_computation(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = row()
+    topology = net.topology()
+    calls: list[int] = []
+    compute = topology_module.compute
+    monkeypatch.setattr(topology_module, "compute", lambda *given: calls.append(1) or compute(*given))
+    async with started(topology):
+        for _ in range(1000):
+            topology.changed()
+        await until(lambda: len(calls) == 2)
+        await anyio.wait_all_tasks_blocked()
+        assert len(calls) == 2
+
+
+async def test_public_servers_are_no_center_and_get_rpc_in_clear() -> None:
+    net = row()
+    net.records = [record(5, 2, is_public_server=True), record(7, 4)]
+    net.links = {5: frozenset({ME, 7}), 7: frozenset({5})}
+    net.near = frozenset({5})
+    topology = net.topology()
+    assert topology.center() == ME
+    async with started(topology):
+        assert topology.center() == 7
+        assert net.outbound.public_servers == frozenset({5})
+
+
+async def test_networks_of_peers_become_routes_of_the_device_and_a_refusal_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Nic(MemoryNic):
+        wanted: frozenset[object] = frozenset()
+        refuse = False
+
+        async def replace_routes(self, cidrs: object) -> None:
+            if self.refuse:
+                raise NicError("no rights")
+            assert isinstance(cidrs, frozenset)
+            self.wanted = cidrs
+
+    net, nic = row(), Nic()
+    topology = net.topology()
+    async with started(topology, nic):
+        await until(lambda: nic.wanted == {IPv4Network("192.168.9.0/24")})
+        nic.refuse = True
+        topology.changed()
+        await until(lambda: "no rights" in caplog.text)
+        nic.refuse = False
+        net.near = frozenset()
+        topology.changed()
+        await until(lambda: not nic.wanted)
+
+
+def test_capabilities_are_those_announced() -> None:
+    flags = {"kcp_input": True, "no_relay_kcp": True, "is_public_server": True, "avoid_relay_data": True}
+    capabilities = capabilities_of(record(PEER, 2, **flags))
+    assert capabilities == PeerCapabilities(
+        kcp_input=True, no_relay_kcp=True, is_public_server=True, avoid_relay_data=True, version="2.6.4"
+    )
