@@ -192,6 +192,14 @@ class Endpoint:
         """Those that are not over."""
         return list(self._live)
 
+    @property
+    def held_entries(self) -> int:
+        """Entries in all tables except paths: sessions, conversations, engines, siblings and timers that are not stale."""
+        convs = sum(len(peer.by_conv) for peer in self._peers.values())
+        timers = sum(session.scheduled < math.inf for _, _, session in self._timers)
+        tables = (self._live, self._half_open, self._lingering, self._siblings, self._engines)
+        return convs + timers + sum(len(table) for table in tables)
+
     def rtt(self, peer_id: int) -> float | None:
         """Smoothed round-trip time to a peer in seconds, as seen by its sessions; None if nothing is known."""
         peer = self._peers.get(peer_id)

@@ -29,6 +29,8 @@ class Leg:
 
     stream: ByteStream
     reset: Callable[[], None]
+    why_broken: Callable[[], str | None] = lambda: None
+    """What the stream knows of its end, in a user's words."""
 
 
 async def carry(
@@ -77,7 +79,9 @@ async def carry(
             await source.stream.aclose()
         end = Closed("FIN both ways")
     except* RelayError as errors:
-        end = Failed(str(_only(errors)))
+        error = _only(errors)
+        leg = source if isinstance(error, RelayError) and error.side == "source" else destination
+        end = Failed(leg.why_broken() or str(error))
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, OSError) as errors:
         end = Failed(f"did not close: {_only(errors)!r}")
     finally:
@@ -88,6 +92,11 @@ async def carry(
                     await leg.stream.aclose()
         count()
         host.flow_event(flow, end)
+
+
+def kcp_leg(stream: KcpStream) -> Leg:
+    """The leg that is a KCP stream."""
+    return Leg(stream, stream.reset, lambda: stream.session.reason and f"KCP: {stream.session.reason}")
 
 
 def measure(driver: EndpointDriver, stream: KcpStream) -> tuple[float | None, int | None]:

@@ -16,7 +16,7 @@ from easytier_hooks.services import HostServices
 from easytier_hooks.types import Connected, Connecting, Failed, FlowKey
 from easytier_kcp_plugin.kcp.conn_data import SocketAddress
 from easytier_kcp_plugin.kcp.stream import EndpointDriver, KcpStream
-from easytier_kcp_plugin.proxy.carry import Leg, carry, measure
+from easytier_kcp_plugin.proxy.carry import Leg, carry, kcp_leg, measure
 from easytier_kcp_plugin.proxy.rules import KCP
 from easytier_kcp_plugin.stack import sockets
 
@@ -68,7 +68,7 @@ class KcpDestination:
         await carry(
             host,
             flow,
-            source=Leg(stream, stream.reset),
+            source=kcp_leg(stream),
             destination=Leg(target, target.reset),
             measure=partial(measure, self.driver, stream),
             early_end_is_refusal=False,

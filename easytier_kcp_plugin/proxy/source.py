@@ -17,7 +17,7 @@ from easytier_hooks.services import HostServices
 from easytier_hooks.types import Candidate, Connected, PeerInfo, TcpFlow
 from easytier_kcp_plugin.kcp.conn_data import SocketAddress
 from easytier_kcp_plugin.kcp.stream import EndpointDriver, KcpConnectError, KcpStream
-from easytier_kcp_plugin.proxy.carry import Leg, carry, measure
+from easytier_kcp_plugin.proxy.carry import Leg, carry, kcp_leg, measure
 from easytier_kcp_plugin.proxy.rules import KCP, Rules
 from easytier_kcp_plugin.stack.kernel import KernelStack
 from easytier_kcp_plugin.stack.sockets import TcpStream
@@ -73,7 +73,7 @@ class KcpTransport:
                 self._host,
                 flow,
                 source=Leg(local, local.reset),
-                destination=Leg(stream, stream.reset),
+                destination=kcp_leg(stream),
                 measure=partial(measure, self._driver, stream),
                 # Stock ends the stream when it cannot reach the destination; a peer of our kind resets it.
                 early_end_is_refusal=stream.session.peer_offer is None,

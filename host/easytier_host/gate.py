@@ -137,6 +137,7 @@ class FlowGate:
         if events:
             self.table.events = []
             for flow, event in events:
+                logger.debug("flow %d, %s: %s", flow.id, flow.key, event)
                 self._hooks.notify_flow(flow.snapshot(), event)
 
     def claim(self, key: FlowKey, handler: FrameHandler) -> Callable[[], None]:
@@ -157,7 +158,7 @@ class FlowGate:
         flow = self.table.open(key, direction, peer, self._clock(), self._wall_clock())
         if flow is None:
             return TcpFlow(0, key, direction, peer, self._wall_clock(), selection.transport, selection.reason)
-        self._settle(flow, selection)
+        self._settle(flow, selection, connecting=False)
         return flow.snapshot()
 
     def report(self, flow_id: int, event: FlowEvent) -> None:
@@ -258,7 +259,8 @@ class FlowGate:
         self.publish()
         now = self._clock()
         self.table.report(flow, TransportSelected(selection.transport, selection.reason, selection.chosen_by), now)
-        self.table.report(flow, Connecting(), now)
+        if connecting:
+            self.table.report(flow, Connecting(), now)
         self.publish()
 
     def _call(self, handler: FrameHandler, frames: list[bytes]) -> None:

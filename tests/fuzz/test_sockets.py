@@ -6,10 +6,12 @@ import random
 import socket
 import struct
 from contextlib import AsyncExitStack
+from functools import partial
 from ipaddress import IPv4Address
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from easytier_host.crypto import network_digest
@@ -51,7 +53,7 @@ def frame(chance: random.Random, *targets: int) -> bytes:
 async def still_answers(node: Node, friend: Node) -> None:
     """Node and its old neighbour ping each other, in either direction."""
     for source, target in ((friend, "10.144.0.1"), (node, "10.144.0.2")):
-        await until(lambda source=source, target=target: source.peer_for(IPv4Address(target)))
+        await until(partial(source.peer_for, IPv4Address(target)))
         patience = 0.05
         with anyio.fail_after(20):
             while True:
@@ -66,7 +68,7 @@ async def still_answers(node: Node, friend: Node) -> None:
 async def pause(count: int) -> None:
     """A turn for the node now and then, as a real sender gives it."""
     if count % 20 == 0:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, ip_address
 
 import anyio.lowlevel
-from easytier_hooks.manager import PluginManager
 
+from easytier_hooks.manager import PluginManager
 from easytier_host.config.model import Config, Flags
 from easytier_host.instance import Node
 from easytier_host.nic.base import Nic
@@ -139,7 +139,9 @@ def no_plugins() -> PluginManager:
     return PluginManager({}, installed=(), environ={})
 
 
-def make_node(number: int, *peers: str, nic: Nic | None = None, plugins: PluginManager | None = None, **changes: object) -> Node:
+def make_node(
+    number: int, *peers: str, nic: Nic | None = None, plugins: PluginManager | None = None, **changes: object
+) -> Node:
     """A node with the address 10.144.0.<number> that listens on ephemeral loopback ports; `changes` are fields of `Config`."""
     settings: dict[str, object] = {
         "instance_name": f"node{number}",
@@ -158,7 +160,7 @@ def make_node(number: int, *peers: str, nic: Nic | None = None, plugins: PluginM
 async def until(condition: Callable[[], object], *, limit: float = 20.0) -> None:
     """Give the loop turns until `condition` holds; fails after `limit` seconds, which only a broken node takes."""
     with anyio.fail_after(limit):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is no event for "whatever the node does has led to this"
             await anyio.sleep(0.002)
 
 

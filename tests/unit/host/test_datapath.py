@@ -117,7 +117,9 @@ class Host:
     def sent(self, peer_id: int) -> list[bytes]:
         return fake_tunnel(self.conns[peer_id]).take()
 
-    def sealed(self, payload: bytes, kind: int = PacketType.DATA, *, target: int = ME, source: int = PEER, flags: int = 0) -> bytes:
+    def sealed(
+        self, payload: bytes, kind: int = PacketType.DATA, *, target: int = ME, source: int = PEER, flags: int = 0
+    ) -> bytes:
         """A frame as a peer with our key sends it."""
         body = cipher().seal(payload)
         return PeerHeader(source, target, kind, Flag.ENCRYPTED | flags, 1, len(payload)).encode() + body
@@ -205,7 +207,9 @@ def test_broadcast_goes_to_every_peer_beside_what_is_theirs_alone() -> None:
     assert [split_frame(frame)[1] for frame in host.sent(OTHER)] == [fan, fan]
 
 
-@pytest.mark.parametrize("frame", [b"", bytes(10), bytes(11), bytes(10) + b"\x45", bytes(10) + b"\x60" * 20, b"\x01" + bytes(60)])
+@pytest.mark.parametrize(
+    "frame", [b"", bytes(10), bytes(11), bytes(10) + b"\x45", bytes(10) + b"\x60" * 20, b"\x01" + bytes(60)]
+)
 def test_what_is_no_packet_is_counted_and_not_sent(frame: bytes) -> None:
     host = Host()
     host.outbound.lookup = lookup()
@@ -270,7 +274,9 @@ def test_a_congested_tunnel_is_named_and_its_drops_are_counted() -> None:
         (False, True, False, 0, 1),
     ],
 )
-def test_rpc_is_in_clear_to_relays_of_other_networks(encrypted: bool, relay: bool, public: bool, flags: int, counter: int) -> None:
+def test_rpc_is_in_clear_to_relays_of_other_networks(
+    encrypted: bool, relay: bool, public: bool, flags: int, counter: int
+) -> None:
     host = Host(encrypted=encrypted)
     host.conns[PEER].is_foreign_relay = relay
     host.outbound.public_servers = frozenset({PEER} if public else ())
@@ -300,7 +306,8 @@ def test_clear_data_is_taken_where_encryption_is_on() -> None:
 def test_sealed_data_is_dropped_where_encryption_is_off() -> None:
     host = Host(encrypted=False)
     host.receive(host.sealed(PACKET), host.sealed(b"rpc", PacketType.RPC_REQ))
-    assert host.delivered == host.rpc == []
+    assert host.delivered == []
+    assert host.rpc == []
     assert host.metrics.dropped_unsealed == 2
 
 
@@ -319,7 +326,9 @@ def test_compressed_data_is_unfolded_or_dropped() -> None:
     packed = Compressor().compress(plain)
     assert packed is not None
     clear = PeerHeader(PEER, ME, PacketType.DATA, Flag.COMPRESSED, 1, len(plain)).encode() + packed
-    sealed = PeerHeader(PEER, ME, PacketType.DATA, Flag.COMPRESSED | Flag.ENCRYPTED, 1, len(plain)).encode() + cipher().seal(packed)
+    sealed = PeerHeader(PEER, ME, PacketType.DATA, Flag.COMPRESSED | Flag.ENCRYPTED, 1, len(plain)).encode() + cipher().seal(
+        packed
+    )
     lying = PeerHeader(PEER, ME, PacketType.DATA, Flag.COMPRESSED, 1, len(plain) - 1).encode() + packed
     host.receive(clear, sealed, lying)
     assert host.delivered == [plain, plain]
@@ -439,7 +448,8 @@ def test_frames_for_nobody_are_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "passed"), [(1, False), (8, True), (9, True), (11, False), (12, False), (16, False), (17, False), (18, False), (20, True)]
+    ("kind", "passed"),
+    [(1, False), (8, True), (9, True), (11, False), (12, False), (16, False), (17, False), (18, False), (20, True)],
 )
 def test_without_relaying_of_data_only_control_passes(kind: int, passed: bool) -> None:
     host = Host(disable_relay_data=True)

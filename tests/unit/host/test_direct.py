@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface, IPv4Network, IPv6Network, ip_address
+from itertools import pairwise
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -39,7 +40,9 @@ def v6(text: str) -> common_pb2.Ipv6Addr:
     return common_pb2.Ipv6Addr(part1=parts[0], part2=parts[1], part3=parts[2], part4=parts[3])
 
 
-def ip_list(*listeners: str, ipv4: tuple[str, ...] = (), ipv6: tuple[str, ...] = (), public: str = "") -> peer_rpc_pb2.GetIpListResponse:
+def ip_list(
+    *listeners: str, ipv4: tuple[str, ...] = (), ipv6: tuple[str, ...] = (), public: str = ""
+) -> peer_rpc_pb2.GetIpListResponse:
     return peer_rpc_pb2.GetIpListResponse(
         public_ipv4=v4(public) if public else None,
         interface_ipv4s=[v4(text) for text in ipv4],
@@ -58,7 +61,9 @@ def test_listeners_with_an_address_are_taken_udp_first() -> None:
 
 
 def test_an_unspecified_listener_stands_for_every_interface() -> None:
-    answer = ip_list("udp://0.0.0.0:5", "tcp://[::]:6", ipv4=("192.0.2.1", "198.51.100.1"), ipv6=("2001:db8::1",), public="203.0.113.9")
+    answer = ip_list(
+        "udp://0.0.0.0:5", "tcp://[::]:6", ipv4=("192.0.2.1", "198.51.100.1"), ipv6=("2001:db8::1",), public="203.0.113.9"
+    )
     assert set(urls(answer)) == {
         "udp://203.0.113.9:5",
         "udp://192.0.2.1:5",
@@ -103,7 +108,9 @@ def test_any_list_is_survived(texts: list[str], numbers: list[int]) -> None:
     answer = peer_rpc_pb2.GetIpListResponse(
         interface_ipv4s=[common_pb2.Ipv4Addr(addr=number) for number in numbers],
         interface_ipv6s=[common_pb2.Ipv6Addr(part1=number) for number in numbers],
-        listeners=[common_pb2.Url(url=text.encode(errors="replace").decode()) for text in [*texts, "udp://0.0.0.0:1", "tcp://[::]:2"]],
+        listeners=[
+            common_pb2.Url(url=text.encode(errors="replace").decode()) for text in [*texts, "udp://0.0.0.0:1", "tcp://[::]:2"]
+        ],
     )
     for url in candidates(answer, ()):
         assert not ip_address(url.host).is_loopback
@@ -140,6 +147,11 @@ class World:
         monkeypatch.setattr(tunnels, "connect", self._connect)
         monkeypatch.setattr(direct, "read_interface_addresses", frozenset)
         monkeypatch.setattr(direct, "CHECK_INTERVAL", 0.001)
+
+    async def look_twice(self) -> None:
+        """The second look from here began after this call."""
+        enough = self.looks + 2
+        await until(lambda: self.looks >= enough)
 
     def _look(self) -> list[PeerRecord]:
         self.looks += 1
@@ -185,7 +197,9 @@ async def test_a_peer_behind_others_is_dialled_until_one_address_is_it(monkeypat
     async with running() as tasks:
         made = World(tasks, monkeypatch)
         wrong, right = make_conn(OTHER), make_conn(PEER)
-        made.answer = ip_list("udp://192.0.2.1:1", "udp://192.0.2.2:1", "udp://192.0.2.3:1", "udp://192.0.2.4:1", "udp://192.0.2.5:1")
+        made.answer = ip_list(
+            "udp://192.0.2.1:1", "udp://192.0.2.2:1", "udp://192.0.2.3:1", "udp://192.0.2.4:1", "udp://192.0.2.5:1"
+        )
         made.ends = {
             "udp://192.0.2.2:1": HandshakeError("no"),
             "udp://192.0.2.3:1": wrong,
@@ -201,16 +215,14 @@ async def test_a_peer_behind_others_is_dialled_until_one_address_is_it(monkeypat
 @pytest.mark.anyio
 async def test_attempts_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
     async with world(monkeypatch) as made:
-        times = []
+        times: list[float] = []
         for _ in range(4):
             count = len(times) + 1
             while len(made.asked) < count:
-                seen = made.looks
                 made.clock.advance(1.0)
-                # The second look from here began after the clock moved.
-                await until(lambda seen=seen: made.looks >= seen + 2)
+                await made.look_twice()
             times.append(made.clock.now)
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps[0] >= 10
     assert gaps == sorted(gaps)
     assert gaps[2] >= 40
@@ -241,9 +253,14 @@ async def test_a_peer_that_does_not_offer_the_service_is_left_alone_for_an_hour(
 async def test_without_p2p_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running() as tasks:
         made = World(tasks, monkeypatch, flags=Flags(disable_p2p=True))
-        looks = []
+        looks: list[int] = []
+
+        def look() -> frozenset[object]:
+            looks.append(1)
+            return frozenset()
+
         monkeypatch.setattr(direct, "REFRESH_INTERVAL", 0.0)
-        monkeypatch.setattr(direct, "read_interface_addresses", lambda: looks.append(1) or frozenset())
+        monkeypatch.setattr(direct, "read_interface_addresses", look)
         tasks.start_soon(made.connector.run)
         await until(lambda: len(looks) >= 3)
         assert made.asked == []
@@ -254,9 +271,7 @@ async def test_our_own_list_has_only_urls_that_parse_and_no_overlay_address(monk
     async with running() as tasks:
         made = World(tasks, monkeypatch)
         made.connector.listeners = ("udp://0.0.0.0:11010", "tcp://[::]:11010")
-        made.connector.interface_addresses = frozenset(
-            ip_address(text) for text in ("192.0.2.9", "10.144.0.1", "2001:db8::9")
-        )
+        made.connector.interface_addresses = frozenset(ip_address(text) for text in ("192.0.2.9", "10.144.0.1", "2001:db8::9"))
         answer = made.connector._serve(PEER, b"")
         assert isinstance(answer, peer_rpc_pb2.GetIpListResponse)
         assert [item.url for item in answer.listeners] == ["udp://0.0.0.0:11010", "tcp://[::]:11010", "tcp://203.0.113.5:443"]

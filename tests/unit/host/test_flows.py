@@ -5,6 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from easytier_hooks.types import (
     Closed,
     Connected,
@@ -17,9 +20,6 @@ from easytier_hooks.types import (
     Seen,
     TransportSelected,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from easytier_host.flows import (
     CONNECT_TIMEOUT,
     COUNTERS_INTERVAL,
@@ -191,16 +191,16 @@ def test_ports_used_again_after_the_end_are_a_new_flow(again: str) -> None:
     wire = Wire()
     first = wire.connect()
     wire.out(RST)
-    second = getattr(wire, again)(SYN)
+    second: Flow | None = wire.out(SYN) if again == "out" else wire.back(SYN)
     assert second is not None
     assert second.id != first.id
-    names = wire.names()
-    assert names == ["Seen", "Connected", "Closed", "Seen"]
+    assert wire.names() == ["Seen", "Connected", "Closed", "Seen"]
     assert wire.table.get(first.id) is None
     assert wire.table.find(second.raw_key) is second
     assert str(second.key.source_ip) == (A if again == "out" else B)
+    raw_key = second.raw_key
     wire.table.tick(wire.now + 2 * ENDED_LINGER)
-    assert wire.table.find(second.raw_key) is second
+    assert wire.table.find(raw_key) is second
 
 
 def test_counters_come_at_intervals_while_something_moves() -> None:
@@ -266,7 +266,7 @@ def test_reports_of_a_transport_are_kept_until_the_end_and_no_longer() -> None:
     key = decode_key(segment_key(tcp_segment(A, B), 0)[0])  # type: ignore[index]
     flow = table.open(key, "inbound", None, 100.0, 0.0)
     assert flow is not None
-    reports = [
+    reports: list[FlowEvent] = [
         TransportSelected("kcp", "why", "peer"),
         Connecting(),
         Connected(),

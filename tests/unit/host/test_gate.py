@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface
 import anyio
 import pytest
 from anyio.abc import TaskGroup
+
 from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.selection import default
 from easytier_hooks.types import (
@@ -26,7 +27,6 @@ from easytier_hooks.types import (
     TcpFlow,
     TransportSelected,
 )
-
 from easytier_host import gate as gate_module
 from easytier_host.flows import FlowTable, decode_key, segment_key
 from easytier_host.gate import FlowGate
@@ -281,7 +281,7 @@ async def test_a_claim_left_behind_by_a_failed_transport_does_not_swallow_the_fl
 async def test_a_transport_whose_candidate_is_nonsense_is_not_available(answer: object) -> None:
     async with world() as w:
         transport = w.offer(FakeTransport())
-        transport.candidate = lambda *_: answer  # type: ignore[method-assign, assignment, return-value]
+        transport.candidate = lambda *_: answer  # type: ignore[method-assign, assignment]
         assert w.gate.admit([SYN_FRAME]) == [SYN_FRAME]
         assert w.events()[1] == TransportSelected("tcp", "kcp failed, see the log", "default")
 

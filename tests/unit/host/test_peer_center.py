@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import anyio
 import pytest
@@ -12,7 +12,14 @@ from easytier_host import peer_center
 from easytier_host.metrics import Metrics
 from easytier_host.packet import PacketType
 from easytier_host.pb import peer_rpc_pb2
-from easytier_host.peer_center import GET_GLOBAL_PEER_MAP, MAX_PEERS_PER_REPORT, REPORT_LIFETIME, REPORT_PEERS, SERVICE, PeerCenter
+from easytier_host.peer_center import (
+    GET_GLOBAL_PEER_MAP,
+    MAX_PEERS_PER_REPORT,
+    REPORT_LIFETIME,
+    REPORT_PEERS,
+    SERVICE,
+    PeerCenter,
+)
 from easytier_host.rpc.peer import PeerRpc, RpcError
 from tests.unit.host.helpers import FakeClock
 from tests.unit.host.tunnel.helpers import running, until
@@ -33,14 +40,14 @@ class Net:
         self.rpcs: dict[int, PeerRpc] = {}
         self.centers: dict[int, PeerCenter] = {}
         for me in ids:
-            self.rpcs[me] = PeerRpc(me, "lab", lambda to, kind, data, me=me: self.carry(me, to, kind, data), Metrics(), 1)
+            self.rpcs[me] = PeerRpc(me, "lab", partial(self.carry, me), Metrics(), 1)
             self.centers[me] = PeerCenter(
                 me,
                 self.rpcs[me],
                 self.clock,
                 lambda: self.center,
-                lambda me=me: self.latencies[me],
-                lambda me=me: self.count(me),
+                partial(self.latencies.__getitem__, me),
+                partial(self.count, me),
             )
 
     def count(self, me: int) -> None:
@@ -148,7 +155,6 @@ async def test_impossible_latencies_become_at_least_one(monkeypatch: pytest.Monk
     monkeypatch.setattr(peer_center, "CHECK_INTERVAL", 0.001)
     net = Net(A, B)
     await net.report(B, B, {A: latency})
-    check: Callable[[], bool] = lambda: net.centers[A].latencies == {(B, A): max(1, latency)}  # noqa: E731
     async with running() as tasks:
         tasks.start_soon(net.centers[A].run)
-        await until(check)
+        await until(lambda: net.centers[A].latencies == {(B, A): max(1, latency)})

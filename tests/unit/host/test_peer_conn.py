@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -61,7 +62,7 @@ def test_an_answered_connection_is_pinged_every_two_seconds() -> None:
             sent_at.append(clock.now)
             receive(conn, pong(ping), clock.now + 0.03)
         clock.advance(TICK)
-    assert [later - earlier for earlier, later in zip(sent_at, sent_at[1:], strict=False)] == [2.0] * (len(sent_at) - 1)
+    assert [later - earlier for earlier, later in pairwise(sent_at)] == [2.0] * (len(sent_at) - 1)
     assert len(sent_at) == 10
 
 
@@ -167,7 +168,7 @@ def test_a_pong_that_comes_too_late_is_a_loss() -> None:
 def test_sequence_numbers_grow_and_wrap() -> None:
     conn, clock = make_conn(PEER), FakeClock()
     conn._sequence = 0xFFFF_FFFF
-    numbers = []
+    numbers: list[int] = []
     while len(numbers) < 3:
         ping = conn.tick(clock.advance(TICK))
         if ping is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 import anyio
@@ -38,11 +39,9 @@ class Net:
         self.changes: dict[int, int] = dict.fromkeys(ids, 0)
         for me in ids:
             numbers = iter(range(me, me + 1000))
-            self.states[me] = LinkState(me, OwnRecord(UUID(int=me), f"host{me}"), lambda n=numbers: next(n), self.clock.now)
-            self.rpcs[me] = PeerRpc(me, "lab", lambda to, kind, data, me=me: self.carry(me, to, kind, data), Metrics(), 1)
-            self.syncs[me] = RouteSync(
-                self.states[me], self.rpcs[me], tasks, self.clock, self.clock, lambda me=me: self.count(me)
-            )
+            self.states[me] = LinkState(me, OwnRecord(UUID(int=me), f"host{me}"), partial(next, numbers), self.clock.now)
+            self.rpcs[me] = PeerRpc(me, "lab", partial(self.carry, me), Metrics(), 1)
+            self.syncs[me] = RouteSync(self.states[me], self.rpcs[me], tasks, self.clock, self.clock, partial(self.count, me))
 
     def count(self, me: int) -> None:
         self.changes[me] += 1

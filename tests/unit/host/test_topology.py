@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import anyio
 import pytest
 from anyio.abc import TaskGroup
-from easytier_hooks.types import PeerCapabilities, PeerInfo
 
-from easytier_host import topology as topology_module
+from easytier_hooks.types import PeerCapabilities, PeerInfo
 from easytier_host.config.model import Config, Flags
 from easytier_host.events import EventBoard, NodeEvent
+from easytier_host.next_hop import NextHops, compute
 from easytier_host.nic.base import NicError
 from easytier_host.nic.memory import MemoryNic
 from easytier_host.pb import common_pb2
+from easytier_host.peer_conn import PeerConn
+from easytier_host.route import RouteCounters
 from easytier_host.route_records import OwnRecord, PeerRecord
 from easytier_host.topology import Topology, capabilities_of, peer_info
 from tests.unit.host.helpers import FAR, ME, OTHER, PEER
@@ -57,10 +60,22 @@ class Net:
     outbound: SimpleNamespace = field(default_factory=SimpleNamespace)
     inbound: SimpleNamespace = field(default_factory=SimpleNamespace)
     events: EventBoard = field(default_factory=EventBoard)
+    counters: RouteCounters = field(default_factory=RouteCounters)
+
+    def neighbours(self) -> frozenset[int]:
+        return self.near
+
+    def __iter__(self) -> Iterator[PeerConn]:
+        """No connection: what there is of an underlay does not matter here."""
+        return iter(())
 
     def topology(self, **flags: bool) -> Topology:
         state = SimpleNamespace(
-            peer_id=ME, peers=lambda: self.records, connections=lambda: self.links, own=OwnRecord(UUID(int=1))
+            peer_id=ME,
+            peers=lambda: self.records,
+            connections=lambda: self.links,
+            own=OwnRecord(UUID(int=1)),
+            counters=self.counters,
         )
         plugins = SimpleNamespace(
             notify_capabilities=lambda info, capabilities: self.told.append((info, capabilities)),
@@ -69,7 +84,7 @@ class Net:
         config = Config(ipv4=IPv4Interface("10.144.0.1/24"), flags=Flags(**flags))  # type: ignore[arg-type]
         return Topology(
             state,  # type: ignore[arg-type]
-            SimpleNamespace(neighbours=lambda: self.near),  # type: ignore[arg-type]
+            self,  # type: ignore[arg-type]
             self.outbound,  # type: ignore[arg-type]
             self.inbound,  # type: ignore[arg-type]
             plugins,  # type: ignore[arg-type]
@@ -109,15 +124,28 @@ async def test_what_can_be_reached_gets_hops_addresses_and_next_hops() -> None:
 
 
 async def test_latency_first_takes_the_quicker_way() -> None:
-    links = {PEER: frozenset({ME, FAR}), OTHER: frozenset({ME, FAR}), FAR: frozenset({PEER, OTHER})}
-    net = Net([record(PEER, 2), record(OTHER, 3), record(FAR, 4)], links, near=frozenset({PEER, OTHER, FAR}))
-    net.latencies = {(ME, FAR): 900, (ME, PEER): 300, (PEER, FAR): 300, (ME, OTHER): 5, (OTHER, FAR): 5}
-    links[FAR] = frozenset({ME, PEER, OTHER})
+    links = {PEER: frozenset({ME, FAR}), OTHER: frozenset({ME, 9}), 9: frozenset({OTHER, FAR}), FAR: frozenset({PEER, 9})}
+    records = [record(PEER, 2), record(OTHER, 3), record(FAR, 4), record(9, 9)]
+    net = Net(records, links, near=frozenset({PEER, OTHER}))
+    net.latencies = {(ME, PEER): 300, (PEER, FAR): 300, (ME, OTHER): 5, (OTHER, 9): 5, (9, FAR): 5}
     topology = net.topology(latency_first=True)
     async with started(topology):
-        assert net.outbound.next_hops[FAR] == OTHER
-        assert net.inbound.next_hops_by_hops[FAR] == FAR
-        assert topology.hops_to(FAR) == 2
+        assert net.outbound.next_hops[FAR] == net.inbound.next_hops_by_latency[FAR] == OTHER
+        assert net.inbound.next_hops_by_hops[FAR] == PEER
+        assert topology.hops_to(FAR) == 3
+
+
+async def test_a_twin_with_our_peer_id_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    net = row()
+    topology = net.topology()
+    async with started(topology):
+        for claims in (1, 2):
+            net.counters.own_id_claimed = claims
+            net.records.append(record(OTHER + claims + 10, 20 + claims))
+            net.links[PEER] = net.links[PEER] | {OTHER + claims + 10}
+            topology.changed()
+            await until(lambda: topology.record(net.records[-1].peer_id))
+    assert caplog.text.count("restart one of them") == 1
 
 
 async def test_changes_become_events_and_news_for_plugins() -> None:
@@ -141,8 +169,12 @@ async def test_many_changes_are_one_computation(monkeypatch: pytest.MonkeyPatch)
     net = row()
     topology = net.topology()
     calls: list[int] = []
-    compute = topology_module.compute
-    monkeypatch.setattr(topology_module, "compute", lambda *given: calls.append(1) or compute(*given))
+
+    def counted(*given: Any) -> NextHops:
+        calls.append(1)
+        return compute(*given)
+
+    monkeypatch.setattr("easytier_host.topology.compute", counted)
     async with started(topology):
         for _ in range(1000):
             topology.changed()

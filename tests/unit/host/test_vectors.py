@@ -1,4 +1,4 @@
-"""Whole conversations of stock nodes, each datagram taken apart to its innermost layer and put together again where that is exact.
+"""Whole conversations of stock nodes: each datagram is taken apart to its innermost layer and put together again.
 
 Network `lab`, secret `s3cret`, a = 10.144.0.1, b = 10.144.0.2: a ping, a KCP flow of 3000 bytes and an idle one.
 """
@@ -266,7 +266,9 @@ def test_our_pong_is_that_of_stock(file: str) -> None:
     answered = 0
     for line, header, payload in frames(file, PacketType.PING, PacketType.PONG):
         if header.packet_type == PacketType.PING:
-            conn = PeerConn(FakeTunnel(), header.to_peer_id, header.from_peer_id, is_foreign_relay=False, is_initiator=False, now=0)
+            conn = PeerConn(
+                FakeTunnel(), header.to_peer_id, header.from_peer_id, is_foreign_relay=False, is_initiator=False, now=0
+            )
             pings[header.from_peer_id, payload] = conn.answer_ping(line.frame)
         else:
             assert pings[header.from_peer_id, payload] == line.frame
@@ -315,7 +317,11 @@ A5 = bytes.fromhex(
     "08d487cb8d0a12180891a2c4880110b38689910218d58a91a20820d5aad5aa052205088980b452320670796e6f6465"
     "380642060880e2cfaa0648015208322e362e342d70795a0610012801500160888e98a8c0e08081016818"
 )
-A6 = bytes.fromhex("08d487cb8d0a1088ef99abc5e88c91111801225b0a59") + A5 + bytes.fromhex("2a150a0808d487cb8d0a10010a0608c4e6888901120102")
+A6 = (
+    bytes.fromhex("08d487cb8d0a1088ef99abc5e88c91111801225b0a59")
+    + A5
+    + bytes.fromhex("2a150a0808d487cb8d0a10010a0608c4e6888901120102")
+)
 DESCRIPTOR = bytes.fromhex("22280a08737065632d6e6574120c4f737066526f7574655270631a0c4f737066526f7574655270632001")
 A7 = (
     bytes.fromhex("08d487cb8d0a10c4e68889011885888c9010")

@@ -40,14 +40,13 @@ class Link:
 
 @dataclass
 class Application:
-    """What one end of a session does: writes `outgoing`, then ends it as told, and reads what comes unless it is asleep."""
+    """What one end of a session does: writes `outgoing`, then finishes, and reads what comes unless it is asleep."""
 
     session: Session
     outgoing: bytes = b""
     then_finish: bool = True
-    then_close_at_eof: bool = True
     asleep: bool = False
-    finish_after_eof: bool = False
+    answer_after_eof: bool = False
     incoming: bytearray = field(default_factory=bytearray)
     written: int = 0
     reason: CloseReason | None = None
@@ -57,13 +56,17 @@ class Application:
     def run(self, endpoint: Endpoint, now: float) -> None:
         """Do all that can be done at `now`."""
         session = self.session
-        if session.reason is None and self.written < len(self.outgoing):
-            self.written += endpoint.write(session, memoryview(self.outgoing)[self.written : self.written + 50_000])
         if not self.asleep:
             while data := endpoint.read(session, 65_536):
                 self.incoming += data
             self.eof = self.eof or session.at_eof
-        may_finish = self.then_finish and (self.eof or not self.finish_after_eof)
+        may_write = self.eof or not self.answer_after_eof
+        while may_write and session.reason is None and self.written < len(self.outgoing):
+            taken = endpoint.write(session, memoryview(self.outgoing)[self.written : self.written + 50_000])
+            self.written += taken
+            if not taken:
+                break
+        may_finish = self.then_finish and may_write
         if may_finish and self.written == len(self.outgoing) and not self.finished and session.reason is None:
             self.finished = True
             endpoint.finish(session, now)
@@ -179,7 +182,7 @@ class Network:
     def _send(self, sender: int, to: int, packet_type: int, payloads: list[bytes]) -> None:
         for payload in payloads:
             header = SessionHeader.parse(payload)
-            self.log.append((self.now, sender, header.flags, payload[14:]))
+            self.log.append((self.now, sender, header.flags, payload[14:])); self.clog=getattr(self,"clog",[]); self.clog.append((self.now,sender,header.conv,header.flags,payload[14:]))
             if not self.filter((sender, packet_type, payload)):
                 continue
             copies = 1 + (self.random.random() < self.link.duplicate)

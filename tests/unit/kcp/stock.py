@@ -1,8 +1,8 @@
 """A model of a stock endpoint, with the weaknesses that ours has to live with (wire specification, data plane 5.3 to 5.6).
 
-It repeats no SYN, SYN|ACK, third packet, FIN or RST; loses bodies that come before `accept`, whose queue holds four; stops reading at
-a FIN, with what ikcp holds lost; answers a PING with RST once its own FIN is out; forgets the losers of its hedges without a word.
-Plugs into `network.Network` as an end, with its application built in.
+It repeats no SYN, SYN|ACK, third packet, FIN or RST; loses bodies that come before `accept`, whose queue holds four; stops
+reading at a FIN, with what ikcp holds lost; answers a PING with RST once its own FIN is out; forgets the losers of its hedges
+without a word. Plugs into `network.Network` as an end, with its application built in.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Conversation:
 class Stock:
     """One of the two endpoints of a stock node.
 
-    `respond` is given what a conversation has received, and answers None or the whole outgoing stream, after which it is closed.
+    `respond` is given what a conversation has received, and answers None or the whole outgoing stream, after which it is
+    closed.
     """
 
     def __init__(

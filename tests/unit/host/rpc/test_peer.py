@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 import pytest
@@ -29,10 +30,7 @@ class Net:
         self.metrics = {A: Metrics(), B: Metrics()}
         self.sent: list[tuple[int, int, int, bytes]] = []
         self.filter: Callable[[list[bytes]], list[bytes]] = lambda payloads: payloads
-        self.nodes = {
-            me: PeerRpc(me, "lab", lambda to, kind, payloads, me=me: self.carry(me, to, kind, payloads), self.metrics[me], 100)
-            for me in (A, B)
-        }
+        self.nodes = {me: PeerRpc(me, "lab", partial(self.carry, me), self.metrics[me], 100) for me in (A, B)}
 
     def carry(self, source: int, target: int, kind: int, payloads: list[bytes]) -> None:
         self.sent += [(source, target, kind, payload) for payload in payloads]
@@ -88,9 +86,13 @@ async def test_a_call_is_answered() -> None:
 
 
 async def test_the_caller_is_named_to_the_service() -> None:
-    callers = []
-    net = serving(lambda peer, _content: callers.append(peer) or Reply())
-    await net.call()
+    callers: list[int] = []
+
+    def note(peer: int, _content: bytes) -> Message:
+        callers.append(peer)
+        return Reply()
+
+    await serving(note).call()
     assert callers == [A]
 
 
@@ -115,9 +117,7 @@ async def test_no_request_leaves_without_descriptor_and_pieces(size: int) -> Non
     for _, _, kind, payload in net.sent:
         sent = common_pb2.RpcPacket.FromString(payload)
         assert (kind, sent.is_request) == (PacketType.RPC_REQ, True)
-        assert sent.descriptor == common_pb2.RpcDescriptor(
-            domain_name="lab", proto_name="S", service_name="S", method_index=1
-        )
+        assert sent.descriptor == common_pb2.RpcDescriptor(domain_name="lab", proto_name="S", service_name="S", method_index=1)
         assert sent.total_pieces >= 1
     whole = b"".join(common_pb2.RpcPacket.FromString(payload).body for *_, payload in net.sent)
     assert peer_rpc_pb2.RpcRequest.FromString(whole).timeout_ms >= 1
@@ -182,9 +182,7 @@ async def test_errors_of_stock_become_exceptions(error: error_pb2.Error, kind: t
 
     def reply(payloads: list[bytes]) -> list[bytes]:
         request = common_pb2.RpcPacket.FromString(payloads[0])
-        response = packet(
-            from_peer=B, to_peer=A, transaction_id=request.transaction_id, body=content, is_request=False
-        )
+        response = packet(from_peer=B, to_peer=A, transaction_id=request.transaction_id, body=content, is_request=False)
         net.nodes[A].receive(B, PacketType.RPC_RESP, response.SerializeToString(), 0.0)
         return []
 
@@ -215,9 +213,7 @@ async def test_answers_of_others_are_not_taken() -> None:
         request = common_pb2.RpcPacket.FromString(net.sent[0][3])
         body = peer_rpc_pb2.RpcResponse(response=Reply(digest=666).SerializeToString()).SerializeToString()
         for claimed, source in ((0xC, 0xC), (B, 0xC)):
-            forged = packet(
-                from_peer=claimed, to_peer=A, transaction_id=request.transaction_id, body=body, is_request=False
-            )
+            forged = packet(from_peer=claimed, to_peer=A, transaction_id=request.transaction_id, body=body, is_request=False)
             net.nodes[A].receive(source, PacketType.RPC_RESP, forged.SerializeToString(), 0.0)
         good = peer_rpc_pb2.RpcResponse(response=Reply(digest=1).SerializeToString()).SerializeToString()
         honest = packet(from_peer=B, to_peer=A, transaction_id=request.transaction_id, body=good, is_request=False)
@@ -291,5 +287,3 @@ def test_any_bytes_are_survived(payload: bytes, kind: int) -> None:
     mutated = packet(body=payload, piece_idx=0).SerializeToString()
     net.nodes[B].receive(A, kind, mutated, 0.0)
     assert net.nodes[B]._reassembler.unfinished <= 1
-
-
