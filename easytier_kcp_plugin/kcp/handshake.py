@@ -77,7 +77,9 @@ TRANSITIONS: Final[Mapping[tuple[State, Input], Step]] = {
     (_S.LINGER, _I.PING): (_S.LINGER, (FIN,)),
     (_S.CLOSED, _I.PING): (_S.CLOSED, (RST,)),
 }
-"""What a packet does; a pair that is not listed changes nothing and has no answer, except RST, which closes every state."""
+"""What a packet does; a pair that is not listed changes nothing and has no answer, except RST, which closes every state.
+
+An opener takes as many RSTs as it sent PINGs with its SYNs for answers to these: they say that the SYN was lost, or overtaken."""
 
 OPENER_REPEATS: Final[Mapping[tuple[State, Input], Step]] = {
     # A repeated SYN|ACK says that the third packet was lost.
@@ -142,12 +144,13 @@ class Handshake:
         self.since = now
         """When `state` was entered."""
         self.pinged = False
-        """Whether we sent a PING, so that an RST may be an answer to it alone."""
+        """Whether a SYN has been repeated, with a PING."""
         self._table = {**TRANSITIONS, **(OPENER_REPEATS if opener else ACCEPTOR_REPEATS)}
         self._wait = self._first_wait()
         self._repeat_at = now + self._wait
         self._repeats = 0
         self._pongs = 0
+        self._unanswered_pings = 0
         self._answers = 0
         self._last_fin = -math.inf
 
@@ -157,6 +160,10 @@ class Handshake:
 
     def receive(self, kind: Input, now: float) -> tuple[Flag, ...]:
         """Take a packet in; returns what to answer."""
+        if kind in (Input.RST, Input.PONG) and self._unanswered_pings:
+            self._unanswered_pings -= 1
+            if kind is Input.RST:
+                return (SYN,) if self.state is State.SYN_SENT else ()
         if kind is Input.RST:
             self._enter(State.CLOSED, now)
             return ()
@@ -169,6 +176,10 @@ class Handshake:
         if state is not self.state:
             self._enter(state, now)
         return answer
+
+    def prove(self) -> None:
+        """The other side is known to have the conversation: an RST means what it says."""
+        self._unanswered_pings = 0
 
     def finish(self, now: float) -> tuple[Flag, ...]:
         """End our direction.  Raises ValueError, with nothing changed, in a state that has no direction of ours to end."""
@@ -208,6 +219,7 @@ class Handshake:
             case State.SYN_SENT:
                 self._next_repeat(now, 1.5, SYN_WAIT_MAX)
                 self.pinged = True
+                self._unanswered_pings += 1
                 return (SYN, PING)
             case State.SYN_RECEIVED:
                 self._next_repeat(now, 2.0, SYN_ACK_WAIT_MAX)

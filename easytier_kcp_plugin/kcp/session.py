@@ -235,7 +235,7 @@ class Session:
         if handshake.state is not before:
             if before in (State.SYN_SENT, State.SYN_RECEIVED) and handshake.state is State.ESTABLISHED and not pinged:
                 self.path.sample_rtt(now - since)
-            self._moved(conv, before, handshake.state, pinged, now)
+            self._moved(conv, before, handshake.state, now)
         if kind is Input.SYN_ACK and conv == self.conv and self.peer_offer is None:
             self.peer_offer = _offer_in(body)
         if body and flags & Flag.DATA and not flags & Flag.PING and conv == self.conv and self._engine is not None:
@@ -300,7 +300,7 @@ class Session:
         handshake = self._handshakes[conv] = Handshake(opener=True, now=now, rtt=self.path.rtt)
         self._send_all(conv, handshake.start())
 
-    def _moved(self, conv: int, before: State, after: State, pinged: bool, now: float) -> None:
+    def _moved(self, conv: int, before: State, after: State, now: float) -> None:
         """A conversation has entered another state."""
         if after is State.ESTABLISHED:
             self._enter_established(conv, now)
@@ -313,18 +313,9 @@ class Session:
         elif after is State.CLOSED:
             self._drop(conv)
             if before is State.SYN_SENT:
-                self._attempt_failed(pinged, now)
+                self.reset(CloseReason.REFUSED, now)
             elif before is not State.LINGER:
                 self._over(CloseReason.RESET)
-
-    def _attempt_failed(self, pinged: bool, now: float) -> None:
-        """An RST that may answer a PING says only that the SYN was lost; any other is a refusal."""
-        if self.conv is not None or self.reason is not None:
-            return
-        if not pinged or (self._attempts >= MAX_ATTEMPTS and not self._handshakes):
-            self.reset(CloseReason.REFUSED, now)
-        elif not self._handshakes:
-            self._attempt(now)
 
     def _enter_established(self, conv: int, now: float) -> None:
         self.conv = conv
@@ -372,6 +363,8 @@ class Session:
         if engine.heard and not was_heard:
             self._accept_by = math.inf
             self._early = None
+            if self.conv is not None:
+                self._handshakes[self.conv].prove()
             self._host.proven(self, now)
 
     def _has_bytes(self) -> bool:

@@ -254,7 +254,7 @@ class FlowGate:
         self._claims.pop(flow.raw_key, None)
         return refusal
 
-    def _settle(self, flow: Flow, selection: Selection) -> None:
+    def _settle(self, flow: Flow, selection: Selection, *, connecting: bool = True) -> None:
         # What happened before is told with the flow as it was.
         self.publish()
         now = self._clock()

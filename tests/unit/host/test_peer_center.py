@@ -118,7 +118,7 @@ async def test_every_node_learns_every_latency(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(peer_center, "CHECK_INTERVAL", 0.005)
     monkeypatch.setattr(peer_center, "FETCH_INTERVAL", 0.0)
     net = Net(A, B, C)
-    net.latencies = {A: {B: 10}, B: {A: 10, C: 30}, C: {B: 0}}
+    net.latencies.update({A: {B: 10}, B: {A: 10, C: 30}, C: {B: 0}})
     wanted = {(A, B): 10, (B, A): 10, (B, C): 30, (C, B): 1}
     async with running() as tasks:
         for center in net.centers.values():

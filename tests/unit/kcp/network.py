@@ -182,7 +182,7 @@ class Network:
     def _send(self, sender: int, to: int, packet_type: int, payloads: list[bytes]) -> None:
         for payload in payloads:
             header = SessionHeader.parse(payload)
-            self.log.append((self.now, sender, header.flags, payload[14:])); self.clog=getattr(self,"clog",[]); self.clog.append((self.now,sender,header.conv,header.flags,payload[14:]))
+            self.log.append((self.now, sender, header.flags, payload[14:]))
             if not self.filter((sender, packet_type, payload)):
                 continue
             copies = 1 + (self.random.random() < self.link.duplicate)
