@@ -30,6 +30,9 @@ CONNECT_TIMEOUT: Final = 10.0
 """Seconds; as long as stock's."""
 SHADOW_LIFE: Final = PING_AFTER
 """Seconds that an established session may wait to be announced."""
+OPEN_BURST: Final = 4
+OPEN_GAP: Final = 0.003
+"""Seconds between SYNs to one stock peer after a burst: its accept queue holds four, and loses the rest without a word."""
 RST_BURST: Final = 64
 RST_RATE: Final = 64.0
 """Answers to strangers a second: enough to clear a restarted peer's flows, nothing for a flood."""
@@ -69,7 +72,7 @@ class EndpointCounters:
     accepted: int = 0
     packets_received: int = 0
     dropped_malformed: int = 0
-    """Too short, or a SYN whose body does not decode."""
+    """Too short, or a SYN whose body does not decode or names no destination."""
     dropped_foreign: int = 0
     """With session ids that are not the sender's and ours, or of a type that no session has."""
     dropped_at_limit: int = 0
@@ -109,6 +112,8 @@ class _Peer:
     by_conv: dict[tuple[Role, int], Session] = field(default_factory=dict)
     """With those that linger, and with every attempt of an opener."""
     live: int = 0
+    is_ours: bool = False
+    slot: float = -math.inf
     half_open: int = 0
 
 
@@ -196,7 +201,7 @@ class Endpoint:
     def held_entries(self) -> int:
         """Entries in all tables except paths: sessions, conversations, engines, siblings and timers that are not stale."""
         convs = sum(len(peer.by_conv) for peer in self._peers.values())
-        timers = sum(session.scheduled < math.inf for _, _, session in self._timers)
+        timers = sum(time == session.scheduled for time, _, session in self._timers)
         tables = (self._live, self._half_open, self._lingering, self._siblings, self._engines)
         return convs + timers + sum(len(table) for table in tables)
 
@@ -317,6 +322,8 @@ class Endpoint:
         try:
             conn_data = ConnData.decode(body)
         except ValueError:
+            conn_data = ConnData(None, None)
+        if conn_data.dst is None:
             self.counters.dropped_malformed += 1
             return self._refuse(Role.DESTINATION, peer_id, conv, now)
         peer = self._peer(peer_id)
@@ -343,8 +350,8 @@ class Endpoint:
         return None
 
     def _siblings_of(self, peer_id: int, conn_data: ConnData, now: float) -> Siblings | None:
-        """None if the request does not say enough: stock before 2.2.2 names no source, and had no hedges."""
-        if conn_data.src is None or conn_data.dst is None:
+        """None for openers of our kind, which reset their losers, and for those that name no source, which do not hedge."""
+        if conn_data.offer is not None or conn_data.src is None or conn_data.src.port == 0:
             return None
         key = (peer_id, conn_data.src, conn_data.dst)
         siblings = self._siblings.get(key)
@@ -367,6 +374,14 @@ class Endpoint:
             self._queue(peer_id, role).append(self._header(role, peer_id, conv, RST))
 
     # What sessions ask of us (SessionHost).
+
+    def opening_slot(self, session: Session, now: float) -> float:
+        """When the first SYN of `session` may leave."""
+        peer = self._peers[session.peer_id]
+        if peer.is_ours:
+            return now
+        peer.slot = max(peer.slot, now) + OPEN_GAP
+        return max(now, peer.slot - OPEN_BURST * OPEN_GAP)
 
     def new_conv(self, session: Session) -> int:
         """A conv that leads to `session` from now on."""
@@ -411,6 +426,7 @@ class Endpoint:
 
     def proven(self, session: Session, now: float) -> None:
         """The peer's engine was heard for the first time."""
+        self._peers[session.peer_id].is_ours = session.peer_offer is not None
         if session.siblings is not None and session.siblings.proven(session, now):
             self._announce(session)
 

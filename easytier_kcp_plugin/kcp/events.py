@@ -53,7 +53,7 @@ class Established:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A peer asks for a flow.  Serve it, or `reset` it."""
+    """A peer asks for a flow to `conn_data.dst`, which is never None.  Serve it, or `reset` it."""
 
     session: Session
     conn_data: ConnData

@@ -79,7 +79,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Input], Step]] = {
 }
 """What a packet does; a pair that is not listed changes nothing and has no answer, except RST, which closes every state.
 
-An opener takes as many RSTs as it sent PINGs with its SYNs for answers to these: they say that the SYN was lost, or overtaken."""
+An opener takes as many RSTs as it sent PINGs with its SYNs for answers to these: the SYN was lost, or overtaken."""
 
 OPENER_REPEATS: Final[Mapping[tuple[State, Input], Step]] = {
     # A repeated SYN|ACK says that the third packet was lost.

@@ -38,6 +38,10 @@ REOPEN_TIME: Final = 5.0
 EARLY_BYTES: Final = 64 * 1024
 """Kept for a second conversation until the first is proven.  One window of a fresh path."""
 PING_AFTER: Final = 10.0
+DOUBT_AFTER: Final = 1.0
+"""After the last payload of a stock peer, which sends its FIN once: it might have been lost."""
+PING_BODY: Final = b"?"
+"""Comes back in the answer, and so tells it from answers to the handshake's PINGs."""
 HALF_CLOSED_PING_AFTER: Final = 30.0
 SILENCE: Final = 60.0
 STALL: Final = 60.0
@@ -53,6 +57,10 @@ class SessionHost(Protocol):
     """What a session asks of its endpoint."""
 
     half_close_idle: float
+
+    def opening_slot(self, session: Session, now: float) -> float:
+        """When the first SYN of `session` may leave."""
+        ...
 
     def new_conv(self, session: Session) -> int:
         """A conv that leads to `session` from now on."""
@@ -117,7 +125,8 @@ class Session:
         self._statistics: EngineStatistics | None = None
         self._tail = b""
         self._early: bytearray | None = bytearray() if role is Role.SOURCE else None
-        self._established_once = False
+        self.was_established = False
+        """Whether an opener has had an answer; it may be looking for another since."""
         self._peer_finished = self._ended = self._reader_gone = False
         self._wants_read, self._wants_write = True, False
         self._heard_at = self._payload_at = now
@@ -157,7 +166,7 @@ class Session:
     def connect(self, timeout: float, now: float) -> None:
         """Begin to open."""
         self._open_until = now + timeout
-        self._attempt(now)
+        self._begin_attempts(now)
 
     def accept(self, conv: int, now: float) -> None:
         """Answer the SYN that made this session."""
@@ -225,11 +234,13 @@ class Session:
             return
         kind = classify(flags)
         before, pinged, since = handshake.state, handshake.pinged, handshake.since
-        self._heard_at = now
         if kind is Input.PONG and self._pong_due:
             self._pong_due = False
             self.path.sample_rtt(now - self._pinged_at)
         handshake.rtt = self.path.rtt
+        if kind is Input.RST and self._is_lost_fin(conv, body, now):
+            kind = Input.FIN
+        self._heard_at = now
         answer = handshake.receive(kind, now)
         self._send_all(conv, answer, body if PONG in answer else b"")
         if handshake.state is not before:
@@ -257,7 +268,7 @@ class Session:
             self.reset(reason, now)
         elif self._ping_time() <= now:
             self._pinged_at, self._pong_due = now, True
-            self._host.send(self, self.conv, PING, b"")
+            self._host.send(self, self.conv, PING, PING_BODY)
 
     def settle(self, now: float) -> None:
         """After input or the application's calls: end what can end, and tell what has become possible."""
@@ -292,6 +303,12 @@ class Session:
         return CloseReason.ABORTED if now >= self._closed_at + CLOSE_LIMIT else None
 
     # Opening.
+
+    def _begin_attempts(self, now: float) -> None:
+        self._attempts = 0
+        self._hedge_at = self._host.opening_slot(self, now)
+        if self._hedge_at <= now:
+            self._attempt(now)
 
     def _attempt(self, now: float) -> None:
         self._attempts += 1
@@ -332,8 +349,8 @@ class Session:
             self._engine.send(bytes(self._early))
         # Whatever the application does, this shows whether the peer has an engine, and lets a server speak first.
         self._engine.ask(now)
-        if not self._established_once:
-            self._established_once = True
+        if not self.was_established:
+            self.was_established = True
             self._host.emit(Established(self))
 
     def _reopen(self, now: float) -> None:
@@ -349,9 +366,8 @@ class Session:
         self.conv = None
         self._close_engine()
         self.peer_offer = None
-        self._attempts = 0
         self._open_until = now + REOPEN_TIME
-        self._attempt(now)
+        self._begin_attempts(now)
 
     # Bytes.
 
@@ -464,9 +480,23 @@ class Session:
     def _rtt(self) -> float:
         return UNKNOWN_RTT if self.path.rtt is None else self.path.rtt
 
+    def _is_lost_fin(self, conv: int, body: bytes, now: float) -> bool:
+        """Whether an RST means that a stock peer has sent its FIN: only then, and so after all its bytes were acknowledged, does
+        it answer a PING with RST.  After a long silence it may have forgotten the conversation instead."""
+        if conv != self.conv or self.peer_offer is not None or now >= self._heard_at + SILENCE / 2:
+            return False
+        return self.state is State.LOCAL_CLOSED or (self.state is State.ESTABLISHED and self._pong_due and body == PING_BODY)
+
     def _ping_time(self) -> float:
         """When a PING is due.  A stock peer whose FIN came answers it with RST: wanted only if it takes nothing any more."""
         quiet_since = max(self._heard_at, self._pinged_at)
+        if self.peer_offer is None and self.state is State.ESTABLISHED:
+            # Stock's own PINGs say nothing: it sends them after its FIN as well.
+            worked_at = self._payload_at if self._engine is None else max(self._payload_at, self._engine.progress_at)
+            doubt = max(DOUBT_AFTER, 4 * self._rtt())
+            if self._pinged_at < worked_at or self._pong_due:
+                return max(worked_at, self._pinged_at) + doubt
+            return self._pinged_at + PING_AFTER
         if self.peer_offer is not None or self.state is not State.PEER_CLOSED:
             return quiet_since + PING_AFTER
         if self._engine is not None and not self._engine.drained:

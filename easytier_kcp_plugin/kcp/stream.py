@@ -117,12 +117,10 @@ class KcpStream(ByteStream):
         await checkpoint()
         rest = memoryview(item)
         while True:
-            if self._closed:
+            if self._closed or self.session.ended:
                 raise ClosedResourceError
             if self.session.reason is not None:
                 raise BrokenResourceError(f"{self.session}: {self.session.reason}")
-            if self.session.ended:
-                raise ClosedResourceError
             rest = rest[self._driver.write(self.session, rest) :]
             if not rest:
                 return
@@ -242,7 +240,7 @@ class EndpointDriver:
             raise
         finally:
             del self._opening[session]
-        if session.conv is None:
+        if not session.was_established:
             raise KcpConnectError(f"no KCP connection to peer {peer_id} for {dst}: {session.reason}", session.reason)
         return stream
 

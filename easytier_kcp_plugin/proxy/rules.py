@@ -41,7 +41,8 @@ class Rules:
             return "IPv6 flows are not carried by KCP"
         if peer is None:
             return f"no peer has {flow.key.destination_ip}"
-        if not self.carries_subnets and flow.key.source_ip not in self.host.addresses:
+        captured = flow.direction == "outbound"
+        if captured and not self.carries_subnets and flow.key.source_ip not in self.host.addresses:
             return "subnet-to-subnet needs --use-smoltcp"
         capabilities = self.host.capabilities_of(peer.peer_id)
         if capabilities is None:

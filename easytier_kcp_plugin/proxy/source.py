@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 from typing import Final
 
@@ -44,39 +45,53 @@ class KcpTransport:
     def candidate(self, flow: TcpFlow, peer: PeerInfo | None) -> Candidate:
         """See `Transport.candidate`."""
         candidate = self._rules.judge(flow, peer)
-        if candidate.available and self._stack is None:
+        if candidate.available and flow.direction == "outbound" and self._stack is None:
             return Candidate(KCP, available=False, reason=self._obstacle)
         return candidate
 
     async def open(self, flow: TcpFlow, syn: bytes) -> None:
         """See `Transport.open`."""
-        stack, key = self._stack, flow.key
-        if stack is None or flow.peer is None:
-            raise TransportUnavailable(self._obstacle or "the peer has gone")
-        source = SocketAddress(key.source_ip, key.source_port)
-        destination = SocketAddress(key.destination_ip, key.destination_port)
+        stack = self._stack
+        if stack is None:
+            raise TransportUnavailable(self._obstacle)
+        stream = await self._connect(flow)
         try:
-            stream = await self._driver.connect(flow.peer.peer_id, source, destination, timeout=CONNECT_TIMEOUT)
-        except KcpConnectError as error:
-            raise TransportUnavailable(f"KCP connect failed: {error.reason or error}") from None
-        try:
-            local, port = await stack.terminate(key, syn)
+            local, port = await stack.terminate(flow.key, syn)
         except BaseException:
             stream.reset()
             raise
         self._host.flow_event(flow, Connected())
-        self._host.task_group.start_soon(self._carry, stack, flow, local, port, stream, name=f"kcp flow {flow.id}")
+        self._host.task_group.start_soon(self._carry_captured, stack, flow, local, port, stream, name=f"kcp flow {flow.id}")
 
-    async def _carry(self, stack: KernelStack, flow: TcpFlow, local: TcpStream, port: int, stream: KcpStream) -> None:
+    async def carry(self, flow: TcpFlow, connection: socket.socket) -> None:
+        """See `Transport.carry`."""
+        stream = await self._connect(flow)
+        self._host.flow_event(flow, Connected())
+        await self._carry(flow, TcpStream(connection), stream)
+
+    async def _connect(self, flow: TcpFlow) -> KcpStream:
+        if flow.peer is None:
+            raise TransportUnavailable("the peer has gone")
+        source = SocketAddress(flow.key.source_ip, flow.key.source_port)
+        destination = SocketAddress(flow.key.destination_ip, flow.key.destination_port)
         try:
-            await carry(
-                self._host,
-                flow,
-                source=Leg(local, local.reset),
-                destination=kcp_leg(stream),
-                measure=partial(measure, self._driver, stream),
-                # Stock ends the stream when it cannot reach the destination; a peer of our kind resets it.
-                early_end_is_refusal=stream.session.peer_offer is None,
-            )
+            return await self._driver.connect(flow.peer.peer_id, source, destination, timeout=CONNECT_TIMEOUT)
+        except KcpConnectError as error:
+            raise TransportUnavailable(f"KCP connect failed: {error.reason or error}") from None
+
+    async def _carry_captured(self, stack: KernelStack, flow: TcpFlow, local: TcpStream, port: int, stream: KcpStream) -> None:
+        try:
+            await self._carry(flow, local, stream)
         finally:
             stack.release(port)
+
+    async def _carry(self, flow: TcpFlow, local: TcpStream, stream: KcpStream) -> None:
+        await carry(
+            self._host,
+            flow,
+            source=Leg(local, local.reset),
+            destination=kcp_leg(stream),
+            measure=partial(measure, self._driver, stream),
+            # Stock ends the stream when it cannot reach the destination; a peer of our kind resets it.
+            early_end_is_refusal=stream.session.peer_offer is None,
+        )

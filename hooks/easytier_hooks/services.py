@@ -7,6 +7,7 @@ alone with its checksums complete.
 """
 
 import logging
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -155,6 +156,16 @@ class Transport(Protocol):
         Raises TransportUnavailable, with every claim ended, while the application has seen nothing yet: the host then releases
         the SYN untouched and the flow goes on as plain TCP. Any other exception is logged and treated alike. The host cancels
         a call that takes too long.
+        """
+        ...
+
+    async def carry(self, flow: TcpFlow, connection: socket.socket) -> None:
+        """Carry a flow whose source is a connected, non-blocking stream socket, as from a port forward; returns when it has
+        ended.
+
+        The transport owns the socket, and reports Connected and what follows up to Closed or Failed. Raises
+        TransportUnavailable, with the socket untouched and open, if it cannot reach the peer. The host cancels the call to end
+        the flow.
         """
         ...
 

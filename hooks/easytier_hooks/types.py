@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
-Direction: TypeAlias = Literal["outbound", "inbound"]
+Direction: TypeAlias = Literal["outbound", "inbound", "forwarded"]
 
 TCP = "tcp"
 """Name of the transport that every host has: the flow's packets travel over the overlay as they are."""
@@ -93,7 +93,7 @@ class TcpFlow:
     """Never used again for another flow while the node runs."""
     key: FlowKey
     direction: Direction
-    """"outbound": captured from our own device. "inbound": arrived from a peer."""
+    """"outbound": captured from our own device. "inbound": arrived from a peer. "forwarded": entered at a port of ours."""
     peer: PeerInfo | None
     """The node at the other end, None if no peer has the address."""
     started_at: float

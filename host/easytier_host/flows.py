@@ -62,6 +62,7 @@ class Flow:
         "ended_at",
         "fin_destination",
         "fin_source",
+        "first_sequence",
         "held",
         "id",
         "key",
@@ -79,6 +80,9 @@ class Flow:
         self.id = flow_id
         self.raw_key = raw_key
         self.key = key
+        self.first_sequence = b""
+        """Of its TCP SYN, as it stands in the segment: a repeated SYN has the same, that of a new flow between the same ends
+        another."""
         self.direction = direction
         self.peer: PeerInfo | None = None
         self.started_at = wall_now
@@ -146,10 +150,14 @@ class FlowTable:
         raw_key, tcp = found
         flags = packet[tcp + 13]
         entry = self._by_segment.get(raw_key)
-        if entry is None or (flags & (SYN | ACK) == SYN and entry[0].ended is not None):
-            if flags & (SYN | ACK | RST | FIN) != SYN:
-                return None
-            return self._begin(raw_key, direction, now, wall_now)
+        if flags & (SYN | ACK | RST | FIN) == SYN:
+            sequence = packet[tcp + 4 : tcp + 8]
+            if entry is None or not entry[1] or entry[0].first_sequence != sequence:
+                if entry is not None:
+                    self.report(entry[0], _superseded(entry[0]), now)
+                return self._begin(raw_key, direction, now, wall_now, sequence)
+        if entry is None:
+            return None
         flow, from_source = entry
         flow.last_seen = now
         if flow.reported_by_transport or flow.ended is not None:
@@ -166,7 +174,7 @@ class FlowTable:
 
     def open(self, key: FlowKey, direction: Direction, peer: PeerInfo | None, now: float, wall_now: float) -> Flow | None:
         """A flow that shows on no device, since a transport carries it from the start; None if the table is full."""
-        flow = self._begin(encode_key(key), direction, now, wall_now, on_device=False)
+        flow = self._begin(encode_key(key), direction, now, wall_now, b"", on_device=False)
         if flow is not None:
             flow.peer = peer
             flow.reported_by_transport = True
@@ -232,7 +240,14 @@ class FlowTable:
                 self.report(flow, Closed("FIN both ways"), now)
 
     def _begin(
-        self, raw_key: bytes, direction: Direction, now: float, wall_now: float, *, on_device: bool = True
+        self,
+        raw_key: bytes,
+        direction: Direction,
+        now: float,
+        wall_now: float,
+        first_sequence: bytes,
+        *,
+        on_device: bool = True,
     ) -> Flow | None:
         if len(self._by_id) >= self._max_flows:
             if not self._ended:
@@ -243,6 +258,7 @@ class FlowTable:
         if replaced is not None:
             self._forget(replaced[0])
         flow = Flow(self._next_id, raw_key, decode_key(raw_key), direction, now, wall_now)
+        flow.first_sequence = first_sequence
         self._next_id += 1
         self._by_id[flow.id] = flow
         if on_device:
@@ -316,3 +332,8 @@ def encode_key(key: FlowKey) -> bytes:
         + key.source_port.to_bytes(2, "big")
         + key.destination_port.to_bytes(2, "big")
     )
+
+
+def _superseded(flow: Flow) -> Closed | Failed:
+    end = Closed if flow.connected else Failed
+    return end("a new connection uses its ports")

@@ -14,7 +14,9 @@ A flow's decision is made once and kept.  What costs anything is done per flow; 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol
 
@@ -37,6 +39,7 @@ from easytier_hooks.types import (
     TransportSelected,
 )
 from easytier_host.flows import ACK, SYN, Flow, FlowTable, encode_key, segment_key
+from easytier_host.sockets import abort
 
 logger = logging.getLogger("easytier.flows")
 
@@ -161,6 +164,32 @@ class FlowGate:
         self._settle(flow, selection, connecting=False)
         return flow.snapshot()
 
+    async def carry(self, key: FlowKey, connection: socket.socket) -> None:
+        """Carry a flow that entered at a port of this node, until it has ended; `connection` is its source, and closed then.
+
+        Only transports other than plain TCP can: without a device nothing here makes TCP segments.
+        """
+        peer = self._peer_for(key.destination_ip)
+        flow = self.table.open(key, "forwarded", peer, self._clock(), self._wall_clock())
+        if flow is None:
+            abort(connection)
+            return
+        snapshot = flow.snapshot()
+        refusal: str | None = f"no peer has {key.destination_ip}"
+        if peer is not None:
+            candidates = self._candidates(snapshot)
+            candidates[-1] = Candidate(TCP, available=False, reason="plain TCP from a port forward is not supported")
+            selection = await self._hooks.select(snapshot, peer, candidates)
+            self._settle(flow, selection)
+            refusal = f"{candidates[0].reason}; {candidates[-1].reason}"
+            if selection.transport != TCP:
+                transport = self.transports[selection.transport]
+                refusal = await self._attempt(flow, selection.transport, transport.carry(flow.snapshot(), connection))
+        if refusal is not None:
+            logger.warning("flow %s cannot be carried: %s", key, refusal)
+            self.report(flow.id, Failed(refusal))
+            abort(connection)
+
     def report(self, flow_id: int, event: FlowEvent) -> None:
         """See `HostServices.flow_event`."""
         flow = self.table.get(flow_id)
@@ -173,7 +202,7 @@ class FlowGate:
         if frame[tcp + 13] & (SYN | ACK) != SYN:
             return False
         flow = self.table.find(raw_key)
-        if flow is None or flow.ended is None:
+        if flow is None or flow.ended is None or flow.first_sequence == frame[tcp + 4 : tcp + 8]:
             return False
         del self._claims[raw_key]
         return True
@@ -238,21 +267,24 @@ class FlowGate:
         """Let the selected transport take the flow over; returns why it could not."""
         name = flow.transport or ""
         flow.reported_by_transport = True
-        refusal = "failed, see the log"
+        refusal = await self._attempt(flow, name, self.transports[name].open(flow.snapshot(), frame), OPEN_TIMEOUT)
+        if refusal is not None:
+            flow.reported_by_transport = False
+            # A claim left behind would swallow the flow that goes on as plain TCP.
+            self._claims.pop(flow.raw_key, None)
+        return refusal
+
+    async def _attempt(self, flow: Flow, name: str, action: Awaitable[None], limit: float = math.inf) -> str | None:
+        """Await what a transport does for a flow, at most `limit` seconds; returns why it failed, None if it did not."""
         try:
-            with anyio.fail_after(OPEN_TIMEOUT):
-                await self.transports[name].open(flow.snapshot(), frame)
-            return None
+            with anyio.move_on_after(limit) as scope:
+                await action
         except TransportUnavailable as error:
-            refusal = error.reason
-        except TimeoutError:
-            refusal = f"did not open in {OPEN_TIMEOUT:g} s"
+            return error.reason
         except Exception:
             logger.exception("transport %s failed on flow %s", name, flow.key)
-        flow.reported_by_transport = False
-        # A claim left behind would swallow the flow that goes on as plain TCP.
-        self._claims.pop(flow.raw_key, None)
-        return refusal
+            return "failed, see the log"
+        return f"did not open in {limit:g} s" if scope.cancelled_caught else None
 
     def _settle(self, flow: Flow, selection: Selection, *, connecting: bool = True) -> None:
         # What happened before is told with the flow as it was.

@@ -38,6 +38,7 @@ from easytier_host.datapath import Inbound, Outbound
 from easytier_host.direct import DirectConnector
 from easytier_host.events import EventBoard, NodeEvent
 from easytier_host.flows import FlowTable
+from easytier_host.forward import Forward, ForwardError
 from easytier_host.gate import FlowGate
 from easytier_host.handshake import Identity
 from easytier_host.metrics import Metrics
@@ -109,6 +110,7 @@ class Node:
         self._events = EventBoard()
         self._peers = PeerMap(self._on_joined, self._on_left)
         self._listeners: list[Listener] = []
+        self.forwards: list[Forward] = []
         self._echo_waiters: dict[tuple[IPv4Address, int, int], anyio.Event] = {}
         self._stack = AsyncExitStack()
         self._started = False
@@ -207,7 +209,7 @@ class Node:
             await self._start(self.plugins)
         except BaseException as error:
             await self.__aexit__(None, None, None)
-            if isinstance(error, HooksError | NicError | TunnelError):
+            if isinstance(error, HooksError | NicError | TunnelError | ForwardError):
                 raise NodeError(str(error)) from error
             raise
         return self
@@ -303,8 +305,11 @@ class Node:
             self._log.warning("enable_kcp_proxy is set, but no plugin offers KCP: flows stay plain TCP")
         await self._open_doors()
         self._direct.listeners = self.listeners
+        self.forwards = [Forward(rule, self.gate, self.tasks) for rule in config.port_forwards]
 
         start = self.tasks.start_soon
+        for forward in self.forwards:
+            start(forward.run, name=f"port forward {forward.address}")
         start(self._topology.run, self.nic, name="topology")
         start(self._every, PEER_TICK, lambda: self._peers.tick(self._clock()), name="peer ticker")
         start(self._every, FLOW_TICK, self.gate.tick, name="flow ticker")

@@ -32,6 +32,8 @@ CHECK_INTERVAL: Final = 5.0
 # Ours.
 MAX_REPORTS: Final = 4096
 MAX_PEERS_PER_REPORT: Final = 1024
+MAX_ENTRIES: Final = 65_536
+"""Latencies of all reports together: the answer to GetGlobalPeerMap has to stay a call of reasonable size."""
 
 
 class PeerCenter:
@@ -117,6 +119,9 @@ class PeerCenter:
         self._expire(now)
         if from_peer not in self._reports and len(self._reports) >= MAX_REPORTS:
             raise ServiceError(f"the table is full with {MAX_REPORTS} reports")
+        others = sum(len(report.direct_peers) for peer_id, (_, report) in self._reports.items() if peer_id != from_peer)
+        if others + len(request.peer_infos.direct_peers) > MAX_ENTRIES:
+            raise ServiceError(f"the table is full with {MAX_ENTRIES} latencies")
         self._reports[from_peer] = (now, request.peer_infos)
         return peer_rpc_pb2.ReportPeersResponse()
 

@@ -101,17 +101,21 @@ def test_a_peer_that_starts_later_is_found() -> None:
 @pytest.mark.parametrize("scheme", ["tcp", "udp"])
 @pytest.mark.parametrize(("listening", "dialling"), [("stock", "ours"), ("ours", "stock")])
 @pytest.mark.parametrize(
-    ("difference", "word"),
-    [({"network_secret": "not the secret"}, "secret"), ({"network_name": "another network"}, "network")],
+    ("difference", "words"),
+    [
+        ({"network_secret": "not the secret"}, {"listening": "with another secret", "dialling": "with another secret"}),
+        # A stock node serves strangers as a relay; ours, in its place, turns them away.
+        ({"network_name": "another network"}, {"listening": "it belongs to network", "dialling": "as a public relay"}),
+    ],
     ids=["wrong-secret", "wrong-network"],
 )
 def test_strangers_stay_outside_and_everybody_stays_up(
-    scheme: str, listening: str, dialling: str, difference: dict[str, object], word: str
+    scheme: str, listening: str, dialling: str, difference: dict[str, object], words: dict[str, str]
 ) -> None:
     with pair(listening, dialling, scheme=scheme, differences=difference) as nodes:
-        for each in nodes:
+        for each, role in zip(nodes, ("listening", "dialling"), strict=True):
             if isinstance(each, OurNode):
-                each.wait_logged(word, REFUSED_SECONDS)
+                each.wait_logged(words[role], REFUSED_SECONDS)
         # Long enough for the dialling side to have tried again.
         deadline = time.monotonic() + 3
         while time.monotonic() < deadline:

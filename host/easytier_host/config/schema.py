@@ -156,7 +156,14 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         Setting("exit_nodes", kinds.IP_ADDRESS, "nodes that carry traffic to the internet", many=True, target="exit_nodes"),
         Setting("routes", kinds.IPV4_NETWORK, "routes set by hand instead of automatic ones", many=True, target="routes"),
         Setting("socks5_proxy", STRING, "SOCKS5 server into the overlay", _IGNORED, target="socks5"),
-        Setting("port_forward", _PORT_FORWARD, "ports carried into the overlay", _IGNORED, many=True, target="port_forwards"),
+        Setting(
+            "port_forward",
+            _PORT_FORWARD,
+            "TCP ports of this machine carried into the overlay by KCP",
+            _USED,
+            many=True,
+            target="port_forwards",
+        ),
         Setting("tcp_whitelist", STRING, "TCP ports that peers may reach", _IGNORED, many=True, target="tcp_whitelist"),
         Setting("udp_whitelist", STRING, "UDP ports that peers may reach", _IGNORED, many=True, target="udp_whitelist"),
         Setting(

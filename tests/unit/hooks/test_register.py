@@ -1,5 +1,6 @@
 """What plugins bring along at the start: transports, stacks, capabilities."""
 
+import socket
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -18,6 +19,9 @@ class Carrier:
         return Candidate(self.name, available=False, reason="only a sample")
 
     async def open(self, flow: TcpFlow, syn: bytes) -> None:
+        raise NotImplementedError
+
+    async def carry(self, flow: TcpFlow, connection: socket.socket) -> None:
         raise NotImplementedError
 
 

@@ -106,10 +106,11 @@ def tcp_segment(
     flags: int = SYN,
     data: bytes = b"",
     options: int = 0,
+    sequence: int = 1,
 ) -> bytes:
     """An IP packet with one TCP segment; the family is that of the addresses, `options` words of IPv4 options go before it."""
     first, second = ip_address(source), ip_address(destination)
-    tcp = struct.pack("!HHIIBBHHH", *ports, 1, 0, 5 << 4, flags, 64_000, 0, 0) + data
+    tcp = struct.pack("!HHIIBBHHH", *ports, sequence, 0, 5 << 4, flags, 64_000, 0, 0) + data
     pseudo = first.packed + second.packed + struct.pack("!II", len(tcp), 6)
     checksum = 0xFFFF - ones_complement_sum(pseudo + tcp)
     tcp = tcp[:16] + struct.pack("!H", checksum) + tcp[18:]

@@ -47,12 +47,12 @@ class Wire:
         self.ports = ports
         self.now = 100.0
 
-    def out(self, flags: int, data: bytes = b"") -> Flow | None:
-        packet = tcp_segment(*self.ends, ports=self.ports, flags=flags, data=data)
+    def out(self, flags: int, data: bytes = b"", *, sequence: int = 1) -> Flow | None:
+        packet = tcp_segment(*self.ends, ports=self.ports, flags=flags, data=data, sequence=sequence)
         return self.table.look(packet, 0, self.now, 5000.0, "outbound")
 
-    def back(self, flags: int, data: bytes = b"") -> Flow | None:
-        packet = tcp_segment(*self.ends[::-1], ports=self.ports[::-1], flags=flags, data=data)
+    def back(self, flags: int, data: bytes = b"", *, sequence: int = 1) -> Flow | None:
+        packet = tcp_segment(*self.ends[::-1], ports=self.ports[::-1], flags=flags, data=data, sequence=sequence)
         return self.table.look(packet, 0, self.now, 5000.0, "inbound")
 
     def connect(self) -> Flow:
@@ -186,12 +186,29 @@ def test_late_segments_of_an_ended_flow_are_nothing_new() -> None:
     assert wire.events() == []
 
 
+def test_a_syn_that_is_repeated_after_the_end_begins_nothing() -> None:
+    wire = Wire()
+    wire.out(SYN)
+    wire.back(RST)
+    assert wire.out(SYN) is None
+    assert wire.names() == ["Seen", "Failed"]
+
+
+def test_ports_used_again_without_a_seen_end_are_a_new_flow() -> None:
+    wire = Wire()
+    first = wire.connect()
+    second = wire.out(SYN, sequence=2)
+    assert second is not None
+    assert second.id != first.id
+    assert wire.names() == ["Seen", "Connected", "Closed", "Seen"]
+
+
 @pytest.mark.parametrize("again", ["out", "back"])
 def test_ports_used_again_after_the_end_are_a_new_flow(again: str) -> None:
     wire = Wire()
     first = wire.connect()
     wire.out(RST)
-    second: Flow | None = wire.out(SYN) if again == "out" else wire.back(SYN)
+    second: Flow | None = wire.out(SYN, sequence=2) if again == "out" else wire.back(SYN, sequence=2)
     assert second is not None
     assert second.id != first.id
     assert wire.names() == ["Seen", "Connected", "Closed", "Seen"]

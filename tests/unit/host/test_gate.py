@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Interface
@@ -87,6 +88,9 @@ class FakeTransport:
             await anyio.sleep_forever()
         await anyio.lowlevel.checkpoint()
         self.opens(flow)
+
+    async def carry(self, flow: TcpFlow, connection: socket.socket) -> None:
+        raise AssertionError("nobody here opens a port")
 
 
 class World:
@@ -337,6 +341,25 @@ async def test_a_claim_takes_the_frames_of_its_key_and_nothing_else() -> None:
         assert w.gate.admit(ours[:1]) == []
 
 
+async def test_ports_used_again_after_the_end_are_judged_anew_in_spite_of_an_old_claim() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        taken: list[bytes] = []
+        transport.opens = lambda flow: w.gate.claim(flow.key, taken.extend)
+        w.release()
+        for count in (1, 2):
+            assert w.gate.admit([device_frame(tcp_segment(sequence=count))]) == []
+            await opened(w, transport, count)
+            flow = transport.opened[-1][0]
+            w.gate.report(flow.id, Closed("done"))
+        assert transport.opened[0][0].id != transport.opened[1][0].id
+        assert taken == []
+
+
+async def opened(world: World, transport: FakeTransport, count: int) -> None:
+    await until(lambda: len(transport.opened) == count and not world.gate._held)
+
+
 async def test_a_claim_may_end_inside_its_handler() -> None:
     async with world() as w:
         ends: list[Callable[[], None]] = []
@@ -372,12 +395,12 @@ async def test_a_flow_opened_by_a_transport_is_announced() -> None:
     async with world(max_flows=1) as w:
         flow = w.gate.open_flow(KEY, "inbound", PEER_INFO, Selection("kcp", "the peer chose it", "peer"))
         assert (flow.key, flow.transport, flow.direction) == (KEY, "kcp", "inbound")
-        assert w.events() == [Seen(), TransportSelected("kcp", "the peer chose it", "peer"), Connecting()]
+        assert w.events() == [Seen(), TransportSelected("kcp", "the peer chose it", "peer")]
         assert w.hooks.told[0][0].transport is None
         unwatched = w.gate.open_flow(KEY, "inbound", PEER_INFO, Selection("kcp", "", "peer"))
         assert unwatched.id == 0
         w.gate.report(0, Closed("nobody knows it"))
-        assert len(w.events()) == 3
+        assert len(w.events()) == 2
 
 
 async def test_time_outs_are_told_by_the_tick() -> None:

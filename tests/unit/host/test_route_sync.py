@@ -183,6 +183,9 @@ async def test_a_neighbour_may_go_before_its_loop_has_begun() -> None:
         net = Net(tasks, A, B)
         net.syncs[A].add_neighbour(B)
         net.syncs[A].remove_neighbour(B)
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert net.syncs[A]._news == {}
         net.join(A, B)
         await until(lambda: net.known(A) == {B} and net.known(B) == {A})
         net.syncs[A].remove_neighbour(B)

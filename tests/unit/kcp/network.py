@@ -137,7 +137,9 @@ class Network:
     def application_of(self, peer_id: int, conv: int | None) -> Application:
         """The one at `peer_id` for a conversation."""
         role = Role.SOURCE if peer_id == OPENER else Role.DESTINATION
-        return next(a for a in self.applications.values() if a.session.role is role and a.session.conv == conv)
+        other = ACCEPTOR if peer_id == OPENER else OPENER
+        found = (a for a in self.applications.values() if (a.session.role, a.session.peer_id) == (role, other))
+        return next(application for application in found if application.session.conv == conv)
 
     def partner(self, application: Application) -> Application:
         """The other end of an opener's application."""

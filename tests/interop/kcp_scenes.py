@@ -1,0 +1,92 @@
+"""Networks in which TCP flows travel by KCP, over links with delay and losses; for the tests `test_kcp_*` and `bench/kcp_matrix.py`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+
+from bench.link import LinkOptions, LossyLink
+from tests.interop.scenes import PORT, listener, node, options_for, wait_joined
+from tests.netns.nodes import NodeOptions, OurNode, RunningNode
+from tests.netns.tcp_games import Games, games
+from tests.netns.topology import Topology
+
+DIRECTIONS = {"ours-stock": ("ours", "stock"), "stock-ours": ("stock", "ours"), "ours-ours": ("ours", "ours")}
+"""Name (source - destination) -> kinds of both."""
+DELAY = 0.0225
+JITTER = 0.005
+"""Seconds, one way: 50 ms there and back on average."""
+
+
+def kcp_options(number: int, *, source: bool, **more: object) -> NodeOptions:
+    """Options of node `number`, with the KCP proxy on if it is a `source`."""
+    options = options_for(number, **more)
+    arguments = ("--console-log-level", "debug", *options.our_arguments)
+    flags = dict(options.stock_flags)
+    if source:
+        arguments += ("--enable-kcp-proxy",)
+        flags["enable_kcp_proxy"] = True
+    return options_for(number, **(more | {"our_arguments": arguments, "stock_flags": flags}))
+
+
+@dataclass
+class KcpPair:
+    """Two joined nodes; flows begin at `source`.  `link` is the underlay between them."""
+
+    source: RunningNode
+    destination: RunningNode
+    link: LossyLink
+
+    def games(self) -> AbstractContextManager[Games]:
+        """A server at the destination, clients at the source."""
+        return games(self.source.namespace, self.destination.namespace, self.destination.address)
+
+
+@contextmanager
+def kcp_pair(
+    source: str,
+    destination: str,
+    *,
+    scheme: str = "udp",
+    link: LinkOptions = LinkOptions(delay=DELAY, jitter=JITTER),
+    source_more: dict[str, object] | None = None,
+    destination_more: dict[str, object] | None = None,
+    **both: object,
+) -> Iterator[KcpPair]:
+    """Two nodes over a lossy link; the source dials the destination.  The losses begin once the nodes have met.
+
+    n1 source 10.99.0.1 ==link0, delay, loss== 10.99.0.2 n2 destination        overlay 10.144.0.1, 10.144.0.2
+    """
+    with Topology() as topology:
+        left, right = topology.namespace("n1"), topology.namespace("n2")
+        with LossyLink(left.name, right.name, replace(link, loss=0.0)) as emulator:
+            first = node(
+                source,
+                left,
+                kcp_options(1, source=True, peers=(f"{scheme}://10.99.0.2:{PORT}",), **(both | (source_more or {}))),
+            )
+            second = node(
+                destination,
+                right,
+                kcp_options(2, source=False, listeners=(listener(scheme),), **(both | (destination_more or {}))),
+            )
+            second.start()
+            first.start()
+            wait_joined((first, second))
+            emulator.change(loss=link.loss)
+            yield KcpPair(first, second, emulator)
+
+
+def transports(node: RunningNode, transport: str) -> list[str]:
+    """The reasons with which our node has chosen `transport`, one for each flow, oldest first."""
+    assert isinstance(node, OurNode), node
+    pattern = re.compile(rf"TransportSelected\(transport='{transport}', reason=(['\"])(.*?)\1, chosen_by")
+    return [found[2] for found in pattern.finditer(node.log())]
+
+
+def endings(node: RunningNode, kind: str) -> list[str]:
+    """The reasons of the `Closed` or `Failed` events of our node."""
+    assert isinstance(node, OurNode), node
+    return [found[2] for found in re.finditer(rf"{kind}\(reason=(['\"])(.*?)\1\)", node.log())]
