@@ -76,7 +76,7 @@ test: system-deps check
 	$(BIN)/python -m pytest $(TEST_DIRS) $(filter-out $(TEST_DIRS),$(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))) $(PYTEST_ARGS)
 
 demo: system-deps $(STAMP)
-	$(BIN)/python -m easytier_host.demo
+	$(BIN)/python -m bench.demo
 
 format: $(STAMP)
 	$(BIN)/ruff format

@@ -18,7 +18,7 @@ from easytier_hooks.types import Closed, Counters, Failed, HalfClosed, TcpFlow
 from easytier_kcp_plugin.kcp.stream import EndpointDriver, KcpStream
 from easytier_kcp_plugin.proxy.relay import RelayError, Side, Tally, relay
 
-COUNTERS_INTERVAL: Final = 5.0
+COUNTERS_INTERVAL: Final = 1.0
 CLOSE_TIMEOUT: Final = 70.0
 """Seconds for the last bytes of a flow to be acknowledged; the KCP session itself gives up after 60."""
 

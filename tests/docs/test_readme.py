@@ -35,9 +35,10 @@ def run(command: list[str], *, limit: float, script: str | None = None) -> subpr
 
 def test_the_demo_works() -> None:
     assert "make demo" in blocks("sh")[0]
-    result = run([sys.executable, "-m", "easytier_host.demo"], limit=55)
+    result = run([sys.executable, "-m", "bench.demo"], limit=55)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("all answered") == 3
+    assert result.stdout.count("all answered") == 4
+    assert "is whole" in result.stdout
     assert result.stderr == ""
 
 
@@ -49,10 +50,10 @@ def test_the_program_works() -> None:
     assert result.stdout.rstrip().endswith("seconds")
 
 
-def test_the_file_is_a_valid_configuration(tmp_path: Path) -> None:
-    (toml,) = blocks("toml")
+def test_the_files_are_a_valid_configuration(tmp_path: Path) -> None:
+    toml, *more = blocks("toml")
     file = tmp_path / "home.toml"
-    file.write_text(toml, encoding="utf-8")
+    file.write_text("\n".join([toml, *more]), encoding="utf-8")
     result = run(["easytier-core", "-c", str(file), "--check-config"], limit=30)
     assert result.returncode == 0, result.stderr
     assert "warning" not in result.stderr.lower()
