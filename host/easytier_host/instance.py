@@ -184,6 +184,14 @@ class Node:
         finally:
             del self._echo_waiters[key]
 
+    def accept_tunnel(self, tunnel: Tunnel) -> None:
+        """Take a tunnel that a program opened, as if somebody had come in through a listener: one end of `ring.pair`, say."""
+        self._admission.accept(tunnel)
+
+    async def join_tunnel(self, tunnel: Tunnel) -> PeerConn:
+        """The same as the side that opened it; raises `HandshakeError` if the other end is no neighbour of ours."""
+        return await self._admission.join(tunnel)
+
     def stop(self) -> None:
         """Make `wait_closed` return; the owner then leaves the context."""
         self._closed.set()
