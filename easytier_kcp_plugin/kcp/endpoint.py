@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer, SocketAddress
 from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, KcpError, Role
-from easytier_kcp_plugin.kcp.handshake import Input, State, classify
+from easytier_kcp_plugin.kcp.handshake import KINDS, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, RST, Flag, PacketType
 from easytier_kcp_plugin.kcp.session import PING_AFTER, Session
 from easytier_kcp_plugin.kcp.siblings import Siblings
@@ -311,7 +311,7 @@ class Endpoint:
     # Strangers.
 
     def _meet_stranger(self, role: Role, peer_id: int, conv: int, flags: int, body: bytes, now: float) -> None:
-        kind = classify(flags)
+        kind = KINDS[flags]
         if kind is Input.SYN and role is Role.DESTINATION:
             self._meet_syn(peer_id, conv, body, now)
         elif kind not in (Input.RST, Input.PONG):

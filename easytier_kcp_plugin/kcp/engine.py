@@ -27,6 +27,22 @@ class EngineStatistics:
     """Segments."""
     waiting_bytes: int
     """Written and not acknowledged; may be an upper bound."""
+    rtt: float | None = None
+    """Seconds, smoothed; this and the next four are of the path, which other conversations share."""
+    lowest_rtt: float | None = None
+    rate: float | None = None
+    """Bytes a second that the path carries, headers included."""
+    path_inflight_bytes: int | None = None
+    loss: float | None = None
+    """Share of transmissions."""
+    repairs: int | None = None
+    """Of segments that were taken for lost, or that held the peer's window up."""
+    copies: int | None = None
+    """Sent beforehand, beside a repair or after the last segment."""
+    probes: int | None = None
+    """Timeouts."""
+    spurious_losses: int | None = None
+    duplicates_received: int | None = None
 
 
 class Engine(Protocol):
@@ -81,7 +97,7 @@ class Engine(Protocol):
 
     @property
     def emptied_at(self) -> float | None:
-        """Since when it is known that the peer got everything and has passed it on (its window is at the largest value seen).
+        """Since when it is known that the peer got everything and has passed it on: its window is stock's, or the largest seen.
 
         None if it is not so.  With nothing ever sent, the time of the engine's start.
         """

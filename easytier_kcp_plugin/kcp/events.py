@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 from easytier_kcp_plugin.kcp.conn_data import ConnData
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from easytier_kcp_plugin.kcp.session import Session
 
 
-class Role(Enum):
-    """Which end of a session we are."""
+class Role(IntEnum):
+    """Which end of a session we are; the value is the type of the packets that we send."""
 
     SOURCE = PacketType.KCP_SRC
     """The opener."""

@@ -111,7 +111,7 @@ PROVING_PONGS: Final = 2
 UNKNOWN_RTT: Final = 0.2
 
 
-def classify(flags: int) -> Input:
+def _classify(flags: int) -> Input:
     """What the machine makes of a flag byte.
 
     As in stock, PING goes before all; the handshake's combinations are exact among SYN, ACK, FIN, DATA and RST; a FIN counts
@@ -128,6 +128,8 @@ def classify(flags: int) -> Input:
 
 
 _EXACT: Final = {int(SYN): Input.SYN, int(SYN_ACK): Input.SYN_ACK, int(ACK_DATA): Input.ACK_DATA}
+KINDS: Final = tuple(_classify(flags) for flags in range(256))
+"""What the machine makes of each flag byte."""
 
 
 class Handshake:
@@ -160,6 +162,9 @@ class Handshake:
 
     def receive(self, kind: Input, now: float) -> tuple[Flag, ...]:
         """Take a packet in; returns what to answer."""
+        if kind is Input.ACK_DATA and self.state is not State.SYN_RECEIVED:
+            # Each datagram of an open conversation comes by here, and enums are slow keys.
+            return ()
         if kind in (Input.RST, Input.PONG) and self._unanswered_pings:
             self._unanswered_pings -= 1
             if kind is Input.RST:

@@ -120,7 +120,7 @@ class IkcpEngine:
         self._pushed = 0
         self._una = 0
         self._peer_window = FIRST_PEER_WINDOW
-        self._largest_window = 0
+        self._full_window = WINDOW
         self._told_window, self._told_una = receive_window, 0
         self._newest_sn = -1
         self._heard = self._got_payload = self._closed = False
@@ -292,11 +292,12 @@ class IkcpEngine:
         """Learn from the newest segment of a datagram; ikcp has acted on all of them."""
         ahead = _signed(last.una - self._una)
         self._peer_window = last.wnd
-        self._largest_window = max(self._largest_window, last.wnd)
+        self._full_window = max(self._full_window, last.wnd)
         if ahead > 0:
             self._una += ahead
             self._progress_at = now
-        emptied = self.drained and ahead >= 0 and last.wnd == self._largest_window
+        # The largest value seen is no measure by itself: a reader that was slow from the start never showed its whole window.
+        emptied = self.drained and ahead >= 0 and last.wnd == self._full_window
         if not emptied:
             self._emptied_at = None
         elif self._emptied_at is None:

@@ -23,7 +23,7 @@ from easytier_kcp_plugin.kcp.events import (
     SessionClosed,
     Writable,
 )
-from easytier_kcp_plugin.kcp.handshake import FINISH, UNKNOWN_RTT, Handshake, Input, State, classify
+from easytier_kcp_plugin.kcp.handshake import FINISH, KINDS, UNKNOWN_RTT, Handshake, Input, State
 from easytier_kcp_plugin.kcp.header import PING, PONG, RST, SYN, SYN_ACK, Flag
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ EMPTYING_LIMIT: Final = 30.0
 WRITABLE_ROOM: Final = 64 * 1024
 """A writer that waits is woken for no less, so that it does not wake for each acknowledgement."""
 _TAIL_READ: Final = 1 << 30
+# Plain numbers: operators of enums cost a microsecond, and each packet comes by here.
+_DATA: Final = int(Flag.DATA)
+_DATA_OR_PING: Final = int(Flag.DATA | Flag.PING)
 
 
 class SessionHost(Protocol):
@@ -135,6 +138,7 @@ class Session:
         self._pong_due = False
         self._open_until = self._accept_by = self._hedge_at = math.inf
         self._attempts = self._reopenings = 0
+        self._attempted_at, self._accept_wait, self._accept_pinged = now, ACCEPT_MIN, False
 
     # What a host may know.
 
@@ -232,9 +236,9 @@ class Session:
         handshake = self._handshakes.get(conv)
         if handshake is None:
             return
-        kind = classify(flags)
+        kind = KINDS[flags]
         before, pinged, since = handshake.state, handshake.pinged, handshake.since
-        if kind is Input.PONG and self._pong_due:
+        if kind is Input.PONG and self._pong_due and body == PING_BODY:
             self._pong_due = False
             self.path.sample_rtt(now - self._pinged_at)
         handshake.rtt = self.path.rtt
@@ -249,7 +253,7 @@ class Session:
             self._moved(conv, before, handshake.state, now)
         if kind is Input.SYN_ACK and conv == self.conv and self.peer_offer is None:
             self.peer_offer = _offer_in(body)
-        if body and flags & Flag.DATA and not flags & Flag.PING and conv == self.conv and self._engine is not None:
+        if body and flags & _DATA_OR_PING == _DATA and conv == self.conv and self._engine is not None:
             self._take_body(self._engine, body, now)
 
     def tick(self, now: float) -> None:
@@ -260,15 +264,14 @@ class Session:
         if self._hedge_at <= now:
             self._attempt(now)
         if self._accept_by <= now:
-            self._reopen(now)
+            self._doubt_acceptance(now)
         if self.reason is not None or self.conv is None:
             return
         reason = self._overdue(now)
         if reason is not None:
             self.reset(reason, now)
         elif self._ping_time() <= now:
-            self._pinged_at, self._pong_due = now, True
-            self._host.send(self, self.conv, PING, PING_BODY)
+            self._ping(self.conv, now)
 
     def settle(self, now: float) -> None:
         """After input or the application's calls: end what can end, and tell what has become possible."""
@@ -312,6 +315,7 @@ class Session:
 
     def _attempt(self, now: float) -> None:
         self._attempts += 1
+        self._attempted_at = now
         self._hedge_at = now + HEDGE_AFTER if self._attempts < MAX_ATTEMPTS else math.inf
         conv = self._host.new_conv(self)
         handshake = self._handshakes[conv] = Handshake(opener=True, now=now, rtt=self.path.rtt)
@@ -344,7 +348,10 @@ class Session:
         for other in [other for other in self._handshakes if other != conv]:
             self._host.send(self, other, RST, b"")
             self._drop(other)
-        self._accept_by = now + max(ACCEPT_MIN, 4 * self._rtt())
+        # After repeated SYNs the RTT may be unknown, but not longer than this.
+        self._accept_wait = max(ACCEPT_MIN, 4 * max(self._rtt(), now - self._attempted_at))
+        self._accept_by = now + self._accept_wait / 2
+        self._accept_pinged = False
         if self._early:
             self._engine.send(bytes(self._early))
         # Whatever the application does, this shows whether the peer has an engine, and lets a server speak first.
@@ -352,6 +359,17 @@ class Session:
         if not self.was_established:
             self.was_established = True
             self._host.emit(Established(self))
+
+    def _doubt_acceptance(self, now: float) -> None:
+        """No segment has come yet.  Begin again only if a stock peer answers PINGs but not WASK: the bytes so far go out twice."""
+        if self.conv is None or self.peer_offer is not None:
+            self._accept_by = math.inf
+        elif not self._accept_pinged or self._pong_due:
+            self._accept_pinged = True
+            self._ping(self.conv, now)
+            self._accept_by = now + self._accept_wait / 2
+        else:
+            self._reopen(now)
 
     def _reopen(self, now: float) -> None:
         """The acceptor never took the conversation off its queue: begin again with another."""
@@ -480,9 +498,13 @@ class Session:
     def _rtt(self) -> float:
         return UNKNOWN_RTT if self.path.rtt is None else self.path.rtt
 
+    def _ping(self, conv: int, now: float) -> None:
+        self._pinged_at, self._pong_due = now, True
+        self._host.send(self, conv, PING, PING_BODY)
+
     def _is_lost_fin(self, conv: int, body: bytes, now: float) -> bool:
-        """Whether an RST means that a stock peer has sent its FIN: only then, and so after all its bytes were acknowledged, does
-        it answer a PING with RST.  After a long silence it may have forgotten the conversation instead."""
+        """Whether an RST means that a stock peer has sent its FIN: only then, with all its bytes acknowledged, does it answer a
+        PING with RST.  After a long silence it may have forgotten the conversation instead."""
         if conv != self.conv or self.peer_offer is not None or now >= self._heard_at + SILENCE / 2:
             return False
         return self.state is State.LOCAL_CLOSED or (self.state is State.ESTABLISHED and self._pong_due and body == PING_BODY)

@@ -8,7 +8,7 @@ import pytest
 
 from easytier_kcp_plugin.kcp.endpoint import Limits
 from easytier_kcp_plugin.kcp.events import CloseReason
-from easytier_kcp_plugin.kcp.header import FIN, RST, SYN, SYN_ACK
+from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, RST, SYN, SYN_ACK
 from easytier_kcp_plugin.kcp.session import MAX_ATTEMPTS
 from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Link, Network, Packet
 
@@ -224,6 +224,33 @@ def test_a_slow_link_needs_one_conversation_and_no_hedge() -> None:
     assert network.acceptor.counters.accepted == network.opener.counters.opened == 1
     assert RST not in network.flags_sent(OPENER)
     assert network.flags_sent(ACCEPTOR).count(SYN_ACK) <= MAX_ATTEMPTS
+
+
+def test_of_two_attempts_the_loser_is_reset_as_soon_as_the_other_is_answered() -> None:
+    network = Network(Link(delay=0.8))
+    network.serve = lambda incoming: Application(incoming.session, then_finish=False)
+    network.connect(then_finish=False)
+    network.run(2.3)
+    assert len(network.acceptor.sessions) == 2
+    network.run(0.2)
+    (session,) = network.acceptor.sessions
+    assert session.announced
+
+
+def test_an_end_before_the_third_packet_arrives_is_no_reset() -> None:
+    network = Network()
+    lost = 0
+
+    def lose_three(packet: Packet) -> bool:
+        nonlocal lost
+        doomed = packet[0] == OPENER and packet[2][12] == ACK_DATA and lost < 3
+        lost += doomed
+        return not doomed
+
+    network.filter = lose_three
+    application = network.connect()
+    network.run(10.0, network.settled)
+    assert application.reason is network.partner(application).reason is CloseReason.FINISHED
 
 
 def test_after_a_close_what_still_comes_is_answered_with_a_reset() -> None:

@@ -113,6 +113,18 @@ def test_a_full_accept_queue_is_overcome_by_another_conversation() -> None:
     assert RST in network.flags_sent(OPENER)
 
 
+def test_a_flow_that_speaks_now_and_then_leaves_no_timers_behind() -> None:
+    stock = acceptor()
+    network = with_stock_acceptor(stock)
+    application = network.connect(REQUEST, then_finish=False)
+    for _ in range(200):
+        network.run(3.0)
+        stock.dialled[0].outgoing += b"x"
+    network.run(1.0)
+    assert len(application.incoming) == 200
+    assert len(network.opener._timers) < 20
+
+
 def test_many_flows_at_once_all_get_through_the_accept_queue_of_four() -> None:
     stock = acceptor(respond=answer_once_asked, accept_delay=0.01)
     network = with_stock_acceptor(stock)
@@ -132,14 +144,25 @@ def test_an_acceptor_that_never_accepts() -> None:
     assert stock.conversations == {}
 
 
-def test_a_slow_reader_gets_the_tail_before_our_fin() -> None:
-    data = random.Random(4).randbytes(1_500_000)
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_a_slow_reader_gets_the_tail_before_our_fin(loss: float) -> None:
+    data = random.Random(4).randbytes(700_000)
     stock = acceptor(read_bytes_per_second=300_000)
-    network = with_stock_acceptor(stock)
+    network = with_stock_acceptor(stock, Link(loss=loss), limits=Limits(half_close_idle=0.0))
     network.connect(data)
     network.run(60.0, lambda: bool(stock.dialled) and stock.dialled[0].broken)
     assert stock.dialled[0].received == data
-    assert network.flags_sent(OPENER).count(FIN) == 1
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_a_slow_client_gets_the_tail_before_our_fin(loss: float) -> None:
+    data = random.Random(4).randbytes(700_000)
+    stock = opener(read_bytes_per_second=300_000)
+    network = with_stock_opener(stock, Link(loss=loss))
+    network.serve = lambda event: Application(event.session, data)
+    stock.hedge(request().encode(), network.now)
+    network.run(60.0, lambda: bool(stock.dialled) and stock.dialled[0].broken)
+    assert stock.dialled[0].received == data
 
 
 def test_our_half_close_waits_for_the_answer() -> None:
@@ -165,6 +188,19 @@ def test_our_half_close_goes_out_when_no_answer_comes(idle: float) -> None:
     assert stock.dialled[0].received == REQUEST
     assert application.reason is CloseReason.FINISHED
     assert idle <= network.now - began <= idle + 0.5
+
+
+def test_our_half_close_waits_as_long_as_the_answer_trickles() -> None:
+    stock = acceptor()
+    network = with_stock_acceptor(stock, limits=Limits(half_close_idle=2.0))
+    application = network.connect(REQUEST)
+    for second in range(6):
+        network.run(1.0)
+        assert network.flags_sent(OPENER).count(FIN) == 0
+        stock.dialled[0].outgoing += b"%d" % second
+    network.run(60.0, network.settled)
+    assert application.incoming == b"012345"
+    assert application.reason is CloseReason.FINISHED
 
 
 def test_a_close_does_not_wait_for_an_answer() -> None:

@@ -11,12 +11,12 @@ import pytest
 from easytier_kcp_plugin.kcp.handshake import (
     FINISH,
     HALF_OPEN_LIFE,
+    KINDS,
     LINGER_ANSWERS,
     LINGER_LIFE,
     Handshake,
     Input,
     State,
-    classify,
 )
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, PING, PONG, RST, SYN, SYN_ACK, Flag
 
@@ -128,7 +128,7 @@ def test_abort_tells_a_peer_that_still_holds_the_conversation(opener: bool, stat
     ],
 )
 def test_flags_are_classified_as_stock_does(flags: int, kind: Input) -> None:
-    assert classify(flags) is kind
+    assert KINDS[flags] is kind
 
 
 def schedule(handshake: Handshake, until: float) -> list[tuple[float, tuple[Flag, ...]]]:

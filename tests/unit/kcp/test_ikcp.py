@@ -244,6 +244,19 @@ def test_what_comes_before_a_broken_segment_counts() -> None:
     assert engine.receive(10) == b"ok"
 
 
+def test_progress_counts_from_the_sending_after_a_pause_and_from_what_is_acknowledged() -> None:
+    path, engine = alone()
+    engine.send(bytes(MSS))
+    path.pump(100.0)
+    engine.send(bytes(MSS))
+    path.pump(130.0)
+    assert (engine.in_flight, engine.progress_at) == (True, 100.0)
+    engine.input(head(Command.ACK, sn=0, una=1).encode(), 140.0)
+    assert (engine.in_flight, engine.progress_at) == (True, 140.0)
+    engine.input(head(Command.ACK, sn=0, una=1).encode(), 150.0)
+    assert engine.progress_at == 140.0
+
+
 def test_receive_gives_no_more_than_asked_for() -> None:
     pair = Pair()
     pair.a.send(bytes(range(256)) * 20)
