@@ -12,7 +12,7 @@ from functools import partial
 from ipaddress import IPv4Interface
 
 from easytier_hooks import Capability, HostServices, Transport, hookimpl
-from easytier_kcp_plugin.kcp import ikcp
+from easytier_kcp_plugin.kcp import arq, ikcp
 from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.header import PacketType
 from easytier_kcp_plugin.kcp.stream import EndpointDriver
@@ -21,19 +21,27 @@ from easytier_kcp_plugin.proxy.rules import Rules
 from easytier_kcp_plugin.proxy.source import KcpTransport
 from easytier_kcp_plugin.stack.kernel import KernelStack
 
+ENGINES = {"kcp": ikcp.paths, "arq": arq.paths}
+"""Values of the option `engine` (docs/arq.md says what the second one is)."""
+
 
 class KcpPlugin:
-    """One node's instance of the plugin.  It has no options yet."""
+    """One node's instance of the plugin.  Its only option is `engine`, "kcp" if it is not given."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
-        if options:
-            raise ValueError(f"[plugins.kcp] has no option {next(iter(options))!r}")
+        unknown = options.keys() - {"engine"}
+        if unknown:
+            raise ValueError(f"[plugins.kcp] has no option {min(unknown)!r}")
+        engine = options.get("engine", "kcp")
+        if not isinstance(engine, str) or engine not in ENGINES:
+            raise ValueError(f"[plugins.kcp] engine: {engine!r} is none of {', '.join(map(repr, ENGINES))}")
+        self._engine = engine
 
     @hookimpl
     def advertise_capabilities(self) -> Iterable[Capability]:
         """KCP_INPUT, if there is an engine to serve it with."""
         try:
-            ikcp.paths()
+            ENGINES[self._engine]()
         except ikcp.EngineUnavailable:
             return []
         return [Capability.KCP_INPUT]
@@ -43,7 +51,7 @@ class KcpPlugin:
         """Start the endpoint of the node, for both directions."""
         settings = host.settings
         try:
-            paths = ikcp.paths()
+            paths = ENGINES[self._engine]()
         except ikcp.EngineUnavailable as error:
             host.logger.warning("no KCP, neither from nor to this node: %s", error)
             return []

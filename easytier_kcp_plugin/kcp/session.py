@@ -361,7 +361,7 @@ class Session:
             self._host.emit(Established(self))
 
     def _doubt_acceptance(self, now: float) -> None:
-        """No segment has come yet.  Begin again only if a stock peer answers PINGs but not WASK: the bytes so far go out twice."""
+        """No segment has come yet.  Begin again only if stock answers PINGs but not WASK: the bytes so far go out twice."""
         if self.conv is None or self.peer_offer is not None:
             self._accept_by = math.inf
         elif not self._accept_pinged or self._pong_due:

@@ -50,10 +50,13 @@ async def carry(
     tally = Tally()
     reported = (0, 0)
     ends: set[Side] = set()
+    refused = False
 
     def on_half_close(side: Side) -> None:
+        nonlocal refused
         if early_end_is_refusal and side == "destination" and not ends and not tally.from_destination:
-            raise RelayError("destination", ConnectionRefusedError("the peer could not reach the destination"))
+            refused = True
+            raise RelayError("destination", ConnectionRefusedError())
         ends.add(side)
         host.flow_event(flow, HalfClosed(side))
 
@@ -81,7 +84,7 @@ async def carry(
     except* RelayError as errors:
         error = _only(errors)
         leg = source if isinstance(error, RelayError) and error.side == "source" else destination
-        end = Failed(leg.why_broken() or str(error))
+        end = Failed("the peer could not reach the destination" if refused else leg.why_broken() or str(error))
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, OSError) as errors:
         end = Failed(f"did not close: {_only(errors)!r}")
     finally:

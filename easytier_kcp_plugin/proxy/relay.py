@@ -31,7 +31,10 @@ class RelayError(Exception):
     """A stream broke before both directions had ended; `side` is the stream that broke."""
 
     def __init__(self, side: Side, cause: BaseException) -> None:
-        super().__init__(f"the {side} side broke: {str(cause) or type(cause).__name__}")
+        if isinstance(cause, ConnectionResetError):
+            super().__init__(f"reset by the {side}")
+        else:
+            super().__init__(f"the {side} side broke: {str(cause) or type(cause).__name__}")
         self.side: Side = side
 
 

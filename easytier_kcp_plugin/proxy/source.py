@@ -9,7 +9,10 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -17,6 +20,7 @@ from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.services import HostServices
 from easytier_hooks.types import Candidate, Connected, PeerInfo, TcpFlow
 from easytier_kcp_plugin.kcp.conn_data import SocketAddress
+from easytier_kcp_plugin.kcp.events import CloseReason
 from easytier_kcp_plugin.kcp.stream import EndpointDriver, KcpConnectError, KcpStream
 from easytier_kcp_plugin.proxy.carry import Leg, carry, kcp_leg, measure
 from easytier_kcp_plugin.proxy.rules import KCP, Rules
@@ -26,6 +30,11 @@ from easytier_kcp_plugin.stack.sockets import TcpStream
 CONNECT_TIMEOUT: Final = 2.0
 """Seconds for the KCP handshake while the application's SYN is held.  The kernel repeats a SYN after 1 s, and again after 2
 more; a longer wait would cost more than plain TCP loses."""
+ASK_AGAIN: Final = 10.0
+"""Seconds after a KCP SYN without answer in which further flows to that peer go by plain TCP at once: on a path that drops KCP
+each would wait in vain."""
+MAX_UNANSWERED: Final = 1024
+"""Peers for which that is kept; beyond, the longest ago is forgotten."""
 
 
 class KcpTransport:
@@ -34,20 +43,32 @@ class KcpTransport:
     name = KCP
 
     def __init__(
-        self, host: HostServices, rules: Rules, driver: EndpointDriver, stack: KernelStack | None, obstacle: str
+        self,
+        host: HostServices,
+        rules: Rules,
+        driver: EndpointDriver,
+        stack: KernelStack | None,
+        obstacle: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._rules = rules
         self._driver = driver
         self._stack = stack
         self._obstacle = obstacle
+        self._clock = clock
+        self._unanswered: dict[int, float] = {}
+        """When each peer last left us without an answer, the latest last."""
 
     def candidate(self, flow: TcpFlow, peer: PeerInfo | None) -> Candidate:
         """See `Transport.candidate`."""
         candidate = self._rules.judge(flow, peer)
-        if candidate.available and flow.direction == "outbound" and self._stack is None:
+        if not candidate.available or flow.direction != "outbound":
+            return candidate
+        if self._stack is None:
             return Candidate(KCP, available=False, reason=self._obstacle)
-        return candidate
+        unanswered = self._unanswered_for(peer)
+        return candidate if unanswered is None else Candidate(KCP, available=False, reason=unanswered)
 
     async def open(self, flow: TcpFlow, syn: bytes) -> None:
         """See `Transport.open`."""
@@ -69,6 +90,19 @@ class KcpTransport:
         self._host.flow_event(flow, Connected())
         await self._carry(flow, TcpStream(connection), stream)
 
+    def _unanswered_for(self, peer: PeerInfo | None) -> str | None:
+        """What to say of a peer that has just left a KCP SYN unanswered; None if it may be asked."""
+        if peer is None:
+            return None
+        ago = self._clock() - self._unanswered.get(peer.peer_id, -math.inf)
+        return f"KCP got no answer from {peer.hostname or peer.peer_id} {ago:.0f} s ago" if ago < ASK_AGAIN else None
+
+    def _note_unanswered(self, peer_id: int) -> None:
+        self._unanswered.pop(peer_id, None)
+        self._unanswered[peer_id] = self._clock()
+        if len(self._unanswered) > MAX_UNANSWERED:
+            del self._unanswered[next(iter(self._unanswered))]
+
     async def _connect(self, flow: TcpFlow) -> KcpStream:
         if flow.peer is None:
             raise TransportUnavailable("the peer has gone")
@@ -77,6 +111,8 @@ class KcpTransport:
         try:
             return await self._driver.connect(flow.peer.peer_id, source, destination, timeout=CONNECT_TIMEOUT)
         except KcpConnectError as error:
+            if error.reason is CloseReason.NO_ANSWER:
+                self._note_unanswered(flow.peer.peer_id)
             raise TransportUnavailable(f"KCP connect failed: {error.reason or error}") from None
 
     async def _carry_captured(self, stack: KernelStack, flow: TcpFlow, local: TcpStream, port: int, stream: KcpStream) -> None:

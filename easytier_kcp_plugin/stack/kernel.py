@@ -28,7 +28,7 @@ import anyio
 from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.services import HostServices
 from easytier_hooks.types import FlowKey
-from easytier_kcp_plugin.stack.rewrite import Ends, Rewriter
+from easytier_kcp_plugin.stack.rewrite import SYN, Ends, Rewriter, tcp_flags, tcp_sequence
 from easytier_kcp_plugin.stack.sockets import TcpStream, reset
 
 # Ours.
@@ -46,6 +46,8 @@ class _Entry:
     """The flow's own port at the fake address."""
     accepted: anyio.Event = field(default_factory=anyio.Event)
     stream: TcpStream | None = None
+    abandoned: bool = False
+    """The application's side is gone, and its port serves another connection."""
     unclaim: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -105,11 +107,24 @@ class KernelStack:
         local = Ends(self._fake, entry.port, self._own, self._listener_port)
         inward, outward = Rewriter(application, local), Rewriter(local.reversed(), application.reversed())
         write = self._host.write_device
+        first_sequence = tcp_sequence(syn)
         self._entries[entry.port] = entry
+
+        def to_kernel(frames: list[bytes]) -> None:
+            # The application's side has forgotten this connection if it begins another from the same port.
+            over = tcp_flags(frames[-1]) == SYN and tcp_sequence(frames[-1]) != first_sequence
+            write([inward(frame) for frame in (frames[:-1] if over else frames)])
+            if over:
+                self._abandon(entry)
+
+        def to_application(frames: list[bytes]) -> None:
+            if not entry.abandoned:
+                write([outward(frame) for frame in frames])
+
         try:
-            entry.unclaim.append(self._host.claim(key, lambda frames: write([inward(frame) for frame in frames])))
+            entry.unclaim.append(self._host.claim(key, to_kernel))
             answers = FlowKey(self._own, self._listener_port, self._fake, entry.port)
-            entry.unclaim.append(self._host.claim(answers, lambda frames: write([outward(frame) for frame in frames])))
+            entry.unclaim.append(self._host.claim(answers, to_application))
             write([inward(syn)])
             with anyio.fail_after(ACCEPT_TIMEOUT):
                 await entry.accepted.wait()
@@ -150,6 +165,11 @@ class KernelStack:
             return
         entry.stream = TcpStream(connection)
         entry.accepted.set()
+
+    def _abandon(self, entry: _Entry) -> None:
+        entry.abandoned = True
+        if entry.stream is not None:
+            entry.stream.reset()
 
     def _forget(self, entry: _Entry) -> None:
         for unclaim in entry.unclaim:

@@ -82,6 +82,12 @@ def tcp_flags(frame: bytes) -> int | None:
     return frame[tcp + 13]
 
 
+def tcp_sequence(frame: bytes) -> int:
+    """The sequence number of a device frame that holds a whole TCP header (`tcp_flags`)."""
+    tcp = VNET_HEADER_SIZE + (frame[VNET_HEADER_SIZE] & 15) * 4
+    return int.from_bytes(frame[tcp + 4 : tcp + 8], "big")
+
+
 def reset_for(frame: bytes) -> bytes:
     """The RST with which a closed port answers the segment in `frame` (RFC 9293 section 3.10.7.1), as a device frame."""
     tcp = VNET_HEADER_SIZE + (frame[10] & 15) * 4

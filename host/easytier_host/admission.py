@@ -25,7 +25,9 @@ from easytier_host.handshake import (
     judge_as_acceptor,
     judge_as_initiator,
 )
+from easytier_host.log import RateLimitedLogger
 from easytier_host.metrics import Metrics
+from easytier_host.packet import PEER_HEADER, PacketType
 from easytier_host.peer_conn import PeerConn
 from easytier_host.peers import PeerMap
 from easytier_host.tunnel.base import Tunnel
@@ -39,7 +41,15 @@ HELLO_REPEAT: Final = 0.3
 """Seconds: a stock UDP listener may lose a handshake that comes right after its SACK, and never asks for another (control
 plane 1.5)."""
 MAX_EARLY_FRAMES: Final = 64
-"""Frames kept that arrive behind the handshake before the connection stands; later ones are dropped, as on any full queue."""
+"""Frames kept that arrive before the connection stands; later ones are dropped, as on any full queue."""
+_HANDSHAKES: Final = frozenset(
+    {
+        PacketType.HANDSHAKE,
+        PacketType.NOISE_HANDSHAKE_1,
+        PacketType.NOISE_HANDSHAKE_2,
+        PacketType.NOISE_HANDSHAKE_3,
+    }
+)
 
 
 class Admission:
@@ -61,6 +71,7 @@ class Admission:
         self._metrics = metrics
         self._clock = clock
         self._half_open: Counter[str] = Counter()
+        self._refusals = RateLimitedLogger(logger, clock)
 
     def accept(self, tunnel: Tunnel) -> None:
         """Take a tunnel that somebody else opened; its handshake goes on in a task of its own."""
@@ -76,13 +87,13 @@ class Admission:
 
     async def join(self, tunnel: Tunnel) -> PeerConn:
         """Shake hands over a tunnel that we opened; raises `HandshakeError` and closes it when that makes no neighbour."""
-        inbox = _Inbox(tunnel)
+        inbox = _Inbox(tunnel, skip_early=tunnel.info.scheme == "udp")
         self._metrics.tunnels_opened += 1
         try:
             with anyio.move_on_after(HANDSHAKE_TIMEOUT):
                 frame = await self._ask(tunnel, inbox)
-                return self._establish(tunnel, inbox, judge_as_initiator(self._identity, frame), is_initiator=True)
-            raise HandshakeError(f"no answer to the handshake in {HANDSHAKE_TIMEOUT:g} s")
+                return self._establish(tunnel, inbox, judge_as_initiator(self._identity, frame), answer=None)
+            raise HandshakeError(f"no answer to the handshake in {HANDSHAKE_TIMEOUT:g} s; is network_name the same there?")
         except HandshakeError as error:
             self._metrics.handshakes_refused += 1
             tunnel.close(str(error))
@@ -103,12 +114,13 @@ class Admission:
                     tunnel.send([reply])
                 if isinstance(outcome, HandshakeError):
                     raise outcome
-                self._establish(tunnel, inbox, outcome, is_initiator=False)
+                self._establish(tunnel, inbox, outcome, answer=reply)
                 return
             raise HandshakeError(f"no handshake in {HANDSHAKE_TIMEOUT:g} s")
         except HandshakeError as error:
             self._metrics.handshakes_refused += 1
-            logger.warning("refused %s: %s", tunnel.info.remote_url, error)
+            # One key for all: addresses and reasons are the stranger's to choose.
+            self._refusals.log(logging.WARNING, "refused", "refused %s: %s", tunnel.info.remote_url, error)
             # The refusal is still in the tunnel's queue; a moment lets it out.
             with anyio.move_on_after(1):
                 await tunnel.wait_writable()
@@ -118,7 +130,7 @@ class Admission:
             if not self._half_open[address]:
                 del self._half_open[address]
 
-    def _establish(self, tunnel: Tunnel, inbox: _Inbox, joined: Joined, *, is_initiator: bool) -> PeerConn:
+    def _establish(self, tunnel: Tunnel, inbox: _Inbox, joined: Joined, *, answer: bytes | None) -> PeerConn:
         refusal = self._peers.refusal(joined.peer_id)
         if refusal is not None:
             raise HandshakeError(refusal)
@@ -130,8 +142,9 @@ class Admission:
             self._identity.peer_id,
             joined.peer_id,
             is_foreign_relay=joined.is_foreign_relay,
-            is_initiator=is_initiator,
+            is_initiator=answer is None,
             now=self._clock(),
+            answer=answer,
         )
         tunnel.on_close = partial(self._leave, conn)
         tunnel.on_frames = partial(self._receive, conn)
@@ -146,11 +159,15 @@ class Admission:
 
 
 class _Inbox:
-    """Collects what a tunnel brings before its handshake is judged."""
+    """Collects what a tunnel brings before its handshake is judged.
 
-    def __init__(self, tunnel: Tunnel) -> None:
+    With `skip_early` other frames may come before the handshake, as datagrams do that overtook it or outlived it.
+    """
+
+    def __init__(self, tunnel: Tunnel, *, skip_early: bool = False) -> None:
         self.early: list[bytes] = []
-        """Frames behind the first."""
+        """All frames but the first."""
+        self._skip_early = skip_early
         self._first: bytes | None = None
         self.closed: str | None = None
         """Why the tunnel ended; None while it stands."""
@@ -167,9 +184,15 @@ class _Inbox:
 
     def _take(self, frames: list[bytes]) -> None:
         if self._first is None:
-            self._first, *frames = frames
-            self._event.set()
+            index = next((index for index, frame in enumerate(frames) if self._may_be_first(frame)), None)
+            if index is not None:
+                self._first = frames[index]
+                frames = frames[:index] + frames[index + 1 :]
+                self._event.set()
         self.early.extend(frames[: MAX_EARLY_FRAMES - len(self.early)])
+
+    def _may_be_first(self, frame: bytes) -> bool:
+        return not self._skip_early or PEER_HEADER.unpack_from(frame)[2] in _HANDSHAKES
 
     def _end(self, reason: str) -> None:
         self.closed = reason

@@ -42,9 +42,10 @@ async def keep_connected(
             tunnel = await tunnels.connect(url, tasks)
             conn = await admission.join(tunnel)
         except (TunnelError, HandshakeError) as error:
-            if str(error) != told:
-                told = str(error)
-                logger.warning("no connection to %s: %s; trying again", url, error)
+            reason = str(error).removeprefix(f"{url}: ")
+            if reason != told:
+                told = reason
+                logger.warning("no connection to %s: %s; trying again", url, reason)
         else:
             told = None
             await conn.gone.wait()

@@ -24,7 +24,7 @@ from easytier_host.metrics import Metrics
 from easytier_host.nic.base import VNET_HEADER_SIZE
 from easytier_host.nic.offload import split
 from easytier_host.packet import MAX_FORWARD_COUNTER, PEER_HEADER, PEER_HEADER_SIZE, Flag, PacketType
-from easytier_host.peer_conn import PeerConn
+from easytier_host.peer_conn import PeerConn, transmit
 from easytier_host.peers import PeerMap
 from easytier_host.tunnel.base import Tunnel
 
@@ -36,6 +36,7 @@ _EXIT_NODE: Final = int(Flag.EXIT_NODE)
 _NOT_SEND_TO_TUN: Final = int(Flag.NOT_SEND_TO_TUN)
 _DATA: Final = int(PacketType.DATA)
 _PONG: Final = int(PacketType.PONG)
+_HANDSHAKE: Final = int(PacketType.HANDSHAKE)
 _PINGS: Final = (int(PacketType.PING), _PONG)
 _IP_VERSIONS: Final = (4, 6)
 _RPC: Final = (int(PacketType.RPC_REQ), int(PacketType.RPC_RESP))
@@ -229,6 +230,8 @@ class Inbound:
                     metrics.dropped_malformed += 1
             elif packet_type in _PINGS:
                 self._take_ping(conn, packet_type, frame)
+            elif packet_type == _HANDSHAKE:
+                self._take_hello(conn)
             elif target != me:
                 self._relay(frame, target, packet_type, flags, counter, relayed)
             elif packet_type in _RPC:
@@ -253,8 +256,13 @@ class Inbound:
             metrics.plugin_frames += len(payloads)
             self.handlers[packet_type](source, payloads)
         for neighbour, batch in relayed.items():
+            # A handler above may have closed the connection that was found for them.
+            best = self._peers.best.get(neighbour)
+            if best is None:
+                metrics.dropped_relay += len(batch)
+                continue
             metrics.relayed_frames += len(batch)
-            transmit(self._peers.best[neighbour], batch, metrics)
+            transmit(best, batch, metrics)
 
     def _open(self, payload: bytes, flags: int, length: int) -> bytes | None:
         # Clear payloads are taken even where encryption is on: stock nodes up to 2.4 send some of theirs so (control plane
@@ -280,12 +288,20 @@ class Inbound:
         if pong is not None:
             transmit(conn, [pong], self._metrics)
 
+    def _take_hello(self, conn: PeerConn) -> None:
+        """A handshake after the handshake: over UDP the answer may have been lost, then it is given again."""
+        answer = conn.repeat_answer()
+        if answer is None:
+            self._metrics.dropped_unhandled += 1
+            return
+        self._metrics.control_frames += 1
+        transmit(conn, [answer], self._metrics)
+
     def _relay(
         self, frame: bytes, target: int, packet_type: int, flags: int, counter: int, relayed: dict[int, list[bytes]]
     ) -> None:
         """Queue a frame of others for its next hop, by the rules of control plane 2.3."""
-        if packet_type == PacketType.HANDSHAKE or target == 0:
-            # A repeated handshake that came after the first was used.
+        if target == 0:
             self._metrics.dropped_unhandled += 1
             return
         if packet_type == PacketType.FOREIGN_NETWORK:
@@ -304,17 +320,3 @@ class Inbound:
             self._metrics.dropped_relay += 1
             return
         relayed.setdefault(neighbour, []).append(frame[:9] + bytes((flags, counter + 1)) + frame[11:])
-
-
-def transmit(conn: PeerConn, frames: list[bytes], metrics: Metrics) -> Tunnel | None:
-    """Hand frames to a connection's tunnel and count them; returns the tunnel if it is congested."""
-    tunnel = conn.tunnel
-    dropped = tunnel.dropped_frames
-    accepted = tunnel.send(frames)
-    size = sum(map(len, frames))
-    conn.sent_frames += len(frames)
-    conn.sent_bytes += size
-    metrics.sent_frames += len(frames)
-    metrics.sent_bytes += size
-    metrics.dropped_congestion += tunnel.dropped_frames - dropped
-    return None if accepted else tunnel

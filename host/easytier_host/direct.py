@@ -83,10 +83,19 @@ class DirectConnector:
             now = self._clock()
             if now - refreshed_at >= REFRESH_INTERVAL:
                 refreshed_at = now
-                self.interface_addresses = await anyio.to_thread.run_sync(read_interface_addresses)
+                await self._refresh_addresses()
             if not self._config.flags.disable_p2p:
                 await self._dial_due(now)
             await anyio.sleep(CHECK_INTERVAL)
+
+    async def _refresh_addresses(self) -> None:
+        """Read our own addresses; keep those of the last time if that fails, as it does while they change or without file
+        descriptors."""
+        try:
+            self.interface_addresses = await anyio.to_thread.run_sync(read_interface_addresses)
+        # pyroute2 raises its own errors, those of the system, and some more.
+        except Exception as error:
+            logger.debug("the addresses of this machine were not read: %r", error)
 
     async def _dial_due(self, now: float) -> None:
         records = {record.peer_id: record for record in self._topology.reachable_records()}
@@ -170,17 +179,14 @@ def candidates(answer: peer_rpc_pb2.GetIpListResponse, forbidden: Iterable[IPv4N
 
 
 def read_interface_addresses() -> frozenset[IPAddress]:
-    """Addresses of this machine's interfaces that others could dial: no loopback, no link-local.  Empty where netlink is
-    missing."""
+    """Addresses of this machine's interfaces that others could dial: no loopback, no link-local.  Empty without pyroute2,
+    whose errors may be any."""
     try:
         from pyroute2 import IPRoute
     except ImportError:
         return frozenset()
-    try:
-        with IPRoute() as netlink:
-            texts = [message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in netlink.get_addr()]
-    except OSError:
-        return frozenset()
+    with IPRoute() as netlink:
+        texts = [message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in netlink.get_addr()]
     addresses = (ip_address(text) for text in texts if text)
     return frozenset(address for address in addresses if not (address.is_loopback or address.is_link_local))
 

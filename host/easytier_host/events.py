@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class EventBoard:
     """Hands every event to all readers that subscribed before it."""
 
     def __init__(self) -> None:
-        self._readers: set[_Reader] = set()
+        # Weak: a subscription that is dropped without ever being read has no other end.
+        self._readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
         self._closed = False
 
     def publish(self, event: NodeEvent) -> None:

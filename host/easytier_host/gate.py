@@ -17,6 +17,7 @@ import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol
 
@@ -89,6 +90,8 @@ class FlowGate:
         self._forward = forward
         self._peer_for = peer_for
         self._claims: dict[bytes, FrameHandler] = {}
+        self._deciding: dict[bytes, anyio.CancelScope] = {}
+        """Of the flows whose SYN is held."""
         self._held = 0
 
     def admit(self, frames: list[bytes]) -> list[bytes]:
@@ -100,9 +103,13 @@ class FlowGate:
         for frame in frames:
             if claims:
                 found = segment_key(frame)
-                if found is not None and found[0] in claims and not self._begins_anew(frame, *found):
-                    claimed.setdefault(found[0], []).append(frame)
-                    continue
+                if found is not None and found[0] in claims:
+                    batch = claimed.setdefault(found[0], [])
+                    if not self._begins_anew(frame, *found):
+                        batch.append(frame)
+                        continue
+                    del claimed[found[0]]
+                    self._end_claim(found[0], batch, frame)
             flow = look(frame, 10, now, wall_now, "outbound")
             if flow is None:
                 # A repeated TCP SYN of a flow that is still being judged; its first one is kept.
@@ -184,7 +191,7 @@ class FlowGate:
             refusal = f"{candidates[0].reason}; {candidates[-1].reason}"
             if selection.transport != TCP:
                 transport = self.transports[selection.transport]
-                refusal = await self._attempt(flow, selection.transport, transport.carry(flow.snapshot(), connection))
+                refusal = await self._attempt(flow, selection.transport, partial(transport.carry, flow.snapshot(), connection))
         if refusal is not None:
             logger.warning("flow %s cannot be carried: %s", key, refusal)
             self.report(flow.id, Failed(refusal))
@@ -198,14 +205,20 @@ class FlowGate:
         self.publish()
 
     def _begins_anew(self, frame: bytes, raw_key: bytes, tcp: int) -> bool:
-        """Whether a claimed frame is the TCP SYN of a new flow that uses the ends of one that is over; its claim ends then."""
+        """Whether a claimed frame is the TCP SYN of a new flow, between the ends of one that its source has done with."""
         if frame[tcp + 13] & (SYN | ACK) != SYN:
             return False
         flow = self.table.find(raw_key)
-        if flow is None or flow.ended is None or flow.first_sequence == frame[tcp + 4 : tcp + 8]:
-            return False
-        del self._claims[raw_key]
-        return True
+        return flow is not None and flow.first_sequence != frame[tcp + 4 : tcp + 8]
+
+    def _end_claim(self, raw_key: bytes, batch: list[bytes], syn: bytes) -> None:
+        """The last that a handler gets: what came before `syn`, and that as the news of the flow's end, if it knew of none."""
+        handler = self._claims.pop(raw_key)
+        flow = self.table.find(raw_key)
+        if flow is not None and flow.ended is None:
+            batch.append(syn)
+        if batch:
+            self._call(handler, batch)
 
     def _is_held(self, frame: bytes) -> bool:
         found = segment_key(frame)
@@ -231,7 +244,11 @@ class FlowGate:
             return True
         flow.held = True
         self._held += 1
-        self._tasks.start_soon(self._decide, flow, snapshot, candidates, frame, name=f"flow {flow.id}")
+        superseded = self._deciding.get(flow.raw_key)
+        if superseded is not None:
+            superseded.cancel()
+        scope = self._deciding[flow.raw_key] = anyio.CancelScope()
+        self._tasks.start_soon(self._decide, flow, snapshot, candidates, frame, scope, name=f"flow {flow.id}")
         return False
 
     def _candidates(self, flow: TcpFlow) -> list[Candidate]:
@@ -248,37 +265,52 @@ class FlowGate:
                 candidates.append(Candidate(name, available=False, reason=f"{name} failed, see the log"))
         return [*candidates, Candidate(TCP, available=True, reason="plain TCP is always there")]
 
-    async def _decide(self, flow: Flow, snapshot: TcpFlow, candidates: list[Candidate], frame: bytes) -> None:
+    async def _decide(
+        self, flow: Flow, snapshot: TcpFlow, candidates: list[Candidate], frame: bytes, scope: anyio.CancelScope
+    ) -> None:
+        taken = True
         try:
-            selection = await self._hooks.select(snapshot, flow.peer, candidates)
-            self._settle(flow, selection)
-            if selection.transport != TCP:
-                refusal = await self._open(flow, frame)
-                if refusal is None:
-                    return
-                self._settle(flow, Selection(TCP, f"{selection.transport}: {refusal}", "fallback"))
+            # Cancelled when the application has given up and begins anew from the same port.
+            with scope:
+                taken = await self._is_taken(flow, snapshot, candidates, frame)
         finally:
             flow.held = False
             self._held -= 1
+            if self._deciding.get(flow.raw_key) is scope:
+                del self._deciding[flow.raw_key]
             self.publish()
-        self._forward([frame])
+        if not taken:
+            self._forward([frame])
+
+    async def _is_taken(self, flow: Flow, snapshot: TcpFlow, candidates: list[Candidate], frame: bytes) -> bool:
+        """Ask and open; whether a transport other than plain TCP has the flow now."""
+        selection = await self._hooks.select(snapshot, flow.peer, candidates)
+        self._settle(flow, selection)
+        if selection.transport == TCP:
+            return False
+        refusal = await self._open(flow, frame)
+        if refusal is not None:
+            self._settle(flow, Selection(TCP, f"{selection.transport}: {refusal}", "fallback"))
+        return refusal is None
 
     async def _open(self, flow: Flow, frame: bytes) -> str | None:
         """Let the selected transport take the flow over; returns why it could not."""
         name = flow.transport or ""
         flow.reported_by_transport = True
-        refusal = await self._attempt(flow, name, self.transports[name].open(flow.snapshot(), frame), OPEN_TIMEOUT)
+        refusal = await self._attempt(flow, name, partial(self.transports[name].open, flow.snapshot(), frame), OPEN_TIMEOUT)
         if refusal is not None:
             flow.reported_by_transport = False
             # A claim left behind would swallow the flow that goes on as plain TCP.
             self._claims.pop(flow.raw_key, None)
         return refusal
 
-    async def _attempt(self, flow: Flow, name: str, action: Awaitable[None], limit: float = math.inf) -> str | None:
+    async def _attempt(
+        self, flow: Flow, name: str, action: Callable[[], Awaitable[None]], limit: float = math.inf
+    ) -> str | None:
         """Await what a transport does for a flow, at most `limit` seconds; returns why it failed, None if it did not."""
         try:
             with anyio.move_on_after(limit) as scope:
-                await action
+                await action()
         except TransportUnavailable as error:
             return error.reason
         except Exception:

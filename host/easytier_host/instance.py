@@ -41,7 +41,9 @@ from easytier_host.flows import FlowTable
 from easytier_host.forward import Forward, ForwardError
 from easytier_host.gate import FlowGate
 from easytier_host.handshake import Identity
+from easytier_host.lookup import Kind
 from easytier_host.metrics import Metrics
+from easytier_host.next_hop import NextHops
 from easytier_host.nic.base import Nic, NicError
 from easytier_host.pb import common_pb2
 from easytier_host.peer_center import PeerCenter
@@ -71,6 +73,8 @@ CONGESTION_WAIT: Final = 0.02
 """How long a batch of the device waits for a congested tunnel, before the next one may be dropped."""
 READS_PER_TURN: Final = 8
 """Batches of the device that are carried before other tasks get a turn."""
+LAST_WORDS: Final = 0.02
+"""Seconds at the stop in which the resets of carried flows pass the device; applications would wait for an answer else."""
 
 
 class NodeError(Exception):
@@ -102,13 +106,14 @@ class Node:
         self.failure: str | None = None
         """Why the node stopped by itself; None while it runs or when it was told to stop."""
         self.tasks: TaskGroup
+        self.plugin_tasks: TaskGroup
         self.outbound: Outbound
         self.inbound: Inbound
         self.gate: FlowGate
         self._clock = clock
         self._wall_clock = wall_clock
         self._events = EventBoard()
-        self._peers = PeerMap(self._on_joined, self._on_left)
+        self._peers = PeerMap(self._on_joined, self._on_left, self.metrics)
         self._listeners: list[Listener] = []
         self.forwards: list[Forward] = []
         self._echo_waiters: dict[tuple[IPv4Address, int, int], anyio.Event] = {}
@@ -139,6 +144,15 @@ class Node:
     def hops_to(self, peer_id: int) -> int | None:
         """Length of the path to a peer, 1 for a neighbour; None if there is none."""
         return self._topology.hops_to(peer_id)
+
+    def paths(self) -> NextHops:
+        """The ways to all peers, by fewest hops and by least latency."""
+        return self._topology.next_hops
+
+    @property
+    def own_record(self) -> OwnRecord:
+        """What this node tells the network about itself."""
+        return self._state.own
 
     def events(self) -> AsyncIterator[NodeEvent]:
         """What happens from now on: peers and routes that come and go.  A reader that is slow misses events and is told how
@@ -213,6 +227,9 @@ class Node:
             # Outside the task group, so that plugins still hear how flows end when the node stops.
             await self._stack.enter_async_context(self.plugins.running())
             self.tasks = await self._stack.enter_async_context(anyio.create_task_group())
+            self._stack.push_async_callback(self._shut)
+            # Ended before all else, while peers and device can still be told how their flows end.
+            self.plugin_tasks = await self._stack.enter_async_context(anyio.create_task_group())
             self._started = True
             await self._start(self.plugins)
         except BaseException as error:
@@ -226,16 +243,22 @@ class Node:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closed.set()
+        if self._started:
+            self.plugin_tasks.cancel_scope.cancel()
+        await self._stack.__aexit__(exc_type, exc, traceback)
+        self._events.close()
+
+    async def _shut(self) -> None:
+        """Close what reaches outside, and end all tasks but those of plugins, which have ended."""
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(LAST_WORDS)
         for conn in self._peers:
             conn.tunnel.close("this node stops")
         for listener in self._listeners:
             listener.close()
         if self.nic is not None:
             self.nic.close()
-        if self._started:
-            self.tasks.cancel_scope.cancel()
-        self._events.close()
-        await self._stack.__aexit__(exc_type, exc, traceback)
+        self.tasks.cancel_scope.cancel()
 
     async def _start(self, plugins: PluginManager) -> None:
         config, flags = self.config, self.config.flags
@@ -279,6 +302,7 @@ class Node:
             disable_relay_data=flags.disable_relay_data,
         )
         state = LinkState(self.peer_id, self._own_record(capabilities), partial(secrets.randbits, 64), self._clock())
+        self._state = state
         self._topology = Topology(
             state,
             self._peers,
@@ -314,6 +338,10 @@ class Node:
         await self._open_doors()
         self._direct.listeners = self.listeners
         self.forwards = [Forward(rule, self.gate, self.tasks) for rule in config.port_forwards]
+        for rule, forward in zip(config.port_forwards, self.forwards, strict=True):
+            self._log.info("port %s:%d leads to %s", *forward.address, rule.dst_addr)
+        if self.forwards and not (flags.enable_kcp_proxy or config.plugins.get("kcp")):
+            self._log.warning("port forwards need KCP, which is off here: add --enable-kcp-proxy or [plugins] kcp = true")
 
         start = self.tasks.start_soon
         for forward in self.forwards:
@@ -396,7 +424,7 @@ class Node:
         own = self.config.ipv4
         for packet in packets:
             reply = None if own is None else echo.answer(packet, own.ip)
-            if reply is not None:
+            if reply is not None and self._is_of_a_peer(packet[12:16]):
                 self.outbound.send_device_frames([bytes(10) + reply])
             elif (answered := echo.parse_reply(packet)) is None:
                 self.metrics.dropped_unhandled += 1
@@ -404,6 +432,11 @@ class Node:
             elif answered in self._echo_waiters:
                 self._echo_waiters[answered].set()
             self.metrics.delivered_packets += 1
+
+    def _is_of_a_peer(self, address: bytes) -> bool:
+        """Whether a packet from `address` can be answered: a broadcast address would take the answer to everybody."""
+        found = None if self.outbound.lookup is None else self.outbound.lookup.resolve(address)
+        return found is not None and found.kind is Kind.PEER and not found.exit_node
 
     async def _every(self, interval: float, action: Callable[[], object]) -> None:
         while True:
@@ -444,6 +477,9 @@ class Node:
         self._events.publish(NodeEvent("peer_left", peer_id, reason))
 
     def _fail(self, reason: str) -> None:
+        if self._closed.is_set():
+            # What stops is closed piece by piece, and the device is one of the first.
+            return
         self._log.error("the node cannot go on: %s", reason)
         self.failure = reason
         self._closed.set()

@@ -14,6 +14,9 @@ Rules of stock 2.6.4 in their order (wire specification, data plane 1.3)::
 A network that we offer ourselves is ours, and remote networks inside it are not looked at.  Proxy networks are IPv4 alone.
 Unlike with stock, a prefix of 31 or 32 bits has no broadcast address (RFC 3021): by the letter of the rule every address would
 be one.
+
+A node that starts again has another peer id, and over UDP nobody hears that the one before it is gone.  So of several records
+with the same host name and the same address only the one that came last counts.
 """
 
 from __future__ import annotations
@@ -71,8 +74,9 @@ class _Network:
 class Lookup:
     """Answers for one snapshot.
 
-    `paths` are those of the policy for our own packets; records of peers without a path are left out.  `own_proxy_cidrs` are
-    the networks that we offer, as others see them; `exit_nodes` are tried in their order.
+    `records` are in the order of their arrival.  `paths` are those of the policy for our own packets; records of peers without
+    one are left out.  `own_proxy_cidrs` are the networks that we offer, as others see them; `exit_nodes` are tried in their
+    order.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class Lookup:
         self._proxy_routes: set[IPv4Network] = set()
         # Nearest first, so that the first claim of an address or a network is the one to keep.
         reachable = sorted(
-            (record for record in records if record.peer_id in paths),
+            _without_predecessors([record for record in records if record.peer_id in paths]),
             key=lambda record: (paths[record.peer_id].hops, paths[record.peer_id].latency_ms, record.peer_id),
         )
         self._add_hosts(reachable)
@@ -181,3 +185,8 @@ class Lookup:
             if host is not None and host.kind is Kind.PEER:
                 return Target(Kind.PEER, host.peers, f"exit node {address}", exit_node=True)
         return None
+
+
+def _without_predecessors(records: Sequence[PeerRecord]) -> list[PeerRecord]:
+    last = {(record.hostname, record.ipv4): record.peer_id for record in records}
+    return [record for record in records if record.ipv4 is None or last[record.hostname, record.ipv4] == record.peer_id]

@@ -21,12 +21,17 @@ from easytier_host.config.options import PROGRAM_NAME, Options, parse
 
 if TYPE_CHECKING:
     from anyio import CancelScope
-    from anyio.abc import TaskStatus
+    from anyio.abc import TaskGroup, TaskStatus
+
+    from easytier_host.instance import Node
 
 logger = logging.getLogger("easytier.main")
 
 OK: Final = 0
 FAILED: Final = 1
+
+STOP_TIMEOUT: Final = 3.0
+"""Seconds for nodes to stop by themselves after a signal; then they are cancelled."""
 
 
 def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.environ) -> int:
@@ -87,6 +92,7 @@ def _run(loaded: Loaded, options: Options) -> int:
     from easytier_hooks.errors import HooksError
     from easytier_host.instance import NodeError
     from easytier_host.log import configured
+    from easytier_host.portal.server import PortalError
 
     first = loaded.configs[0]
     status = OK
@@ -99,7 +105,7 @@ def _run(loaded: Loaded, options: Options) -> int:
             logger.warning("%s", warning)
         try:
             anyio.run(_run_nodes, loaded.configs)
-        except* (NodeError, HooksError) as group:
+        except* (NodeError, HooksError, PortalError) as group:
             status = _fail(*map(str, _leaves(group)))
     return status
 
@@ -108,22 +114,47 @@ async def _run_nodes(configs: Sequence[Config]) -> None:
     """Run all nodes until they have closed or a signal comes; the first that fails ends the others."""
     import anyio
 
+    running: list[Node] = []
     async with anyio.create_task_group() as group:
-        await group.start(_cancel_on_signal, group.cancel_scope)
+        await group.start(_stop_on_signal, running, group.cancel_scope)
+        await _open_portal(configs[0], running, group)
         async with anyio.create_task_group() as nodes:
             for config in configs:
-                nodes.start_soon(_run_node, config, name=f"instance {config.instance_name}")
+                nodes.start_soon(_run_node, config, running, name=f"instance {config.instance_name}")
         group.cancel_scope.cancel()
 
 
-async def _run_node(config: Config) -> None:
+async def _open_portal(config: Config, running: Sequence[Node], group: TaskGroup) -> None:
+    """One portal for the process, as the first configuration has it.  Only one that was asked for is worth not to start."""
+    from easytier_host.portal import address
+    from easytier_host.portal.server import Portal, PortalError
+
+    wanted = address.parse(config.rpc_portal)
+    if wanted is None:
+        return
+    portal = Portal(wanted, config.rpc_portal_whitelist, running)
+    try:
+        await portal.open()
+    except PortalError as error:
+        if wanted.required:
+            raise
+        logger.warning("easytier-cli cannot ask this process: %s", error)
+        return
+    group.start_soon(portal.run, name="portal")
+
+
+async def _run_node(config: Config, running: list[Node]) -> None:
     from easytier_host.instance import Node
 
     async with Node(config) as node:
-        await node.wait_closed()
+        running.append(node)
+        try:
+            await node.wait_closed()
+        finally:
+            running.remove(node)
 
 
-async def _cancel_on_signal(scope: CancelScope, *, task_status: TaskStatus[None]) -> None:
+async def _stop_on_signal(running: Sequence[Node], scope: CancelScope, *, task_status: TaskStatus[None]) -> None:
     import anyio
 
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -132,6 +163,10 @@ async def _cancel_on_signal(scope: CancelScope, *, task_status: TaskStatus[None]
             logger.info("stopping: %s", signal.Signals(number).name)
             break
     # The handlers are gone: a second signal ends the process whatever a node still does.
+    for node in running:
+        node.stop()
+    # A cancellation ends all parts of a node at once, and cuts off the word to peers and applications that their flows end.
+    await anyio.sleep(STOP_TIMEOUT if running else 0)
     scope.cancel()
 
 

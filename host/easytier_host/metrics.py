@@ -30,7 +30,7 @@ class Metrics:
     relayed_frames: int = 0
     """Frames of other peers passed on."""
     control_frames: int = 0
-    """Ping, Pong and RPC frames for this node."""
+    """Ping, Pong and RPC frames for this node, and repeated handshakes that were answered again."""
     plugin_frames: int = 0
     """Frames handed to a plugin's handler."""
 

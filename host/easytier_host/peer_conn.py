@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 import anyio
 
+from easytier_host.metrics import Metrics
 from easytier_host.packet import PEER_HEADER, PEER_HEADER_SIZE, PacketType
 from easytier_host.tunnel.base import Tunnel
 
@@ -40,7 +42,15 @@ class PeerConn:
     """One connection to a neighbour.  Times are monotonic seconds."""
 
     def __init__(
-        self, tunnel: Tunnel, my_peer_id: int, peer_id: int, *, is_foreign_relay: bool, is_initiator: bool, now: float
+        self,
+        tunnel: Tunnel,
+        my_peer_id: int,
+        peer_id: int,
+        *,
+        is_foreign_relay: bool,
+        is_initiator: bool,
+        now: float,
+        answer: bytes | None = None,
     ) -> None:
         self.tunnel = tunnel
         self.peer_id = peer_id
@@ -55,6 +65,8 @@ class PeerConn:
         self.sent_frames = 0
         self.sent_bytes = 0
         self._my_peer_id = my_peer_id
+        self._answer = answer
+        """What we answered to the neighbour's handshake, if the neighbour opened the tunnel."""
         self._sequence = 0
         self._pending: dict[int, float] = {}
         self._unanswered = 0
@@ -75,6 +87,11 @@ class PeerConn:
     def loss(self) -> float:
         """Share of the last 100 pings that were lost, 0 to 1."""
         return self._outcomes.count(False) / len(self._outcomes) if self._outcomes else 0.0
+
+    @property
+    def is_silent(self) -> bool:
+        """True once a ping went unanswered and nothing else came either: the neighbour may be gone, at least from here."""
+        return self._unanswered > 1
 
     def tick(self, now: float) -> bytes | None:
         """Settle overdue pings; returns a Ping frame when one is due.  To be called about twice a second."""
@@ -115,6 +132,16 @@ class PeerConn:
         self._pong_allowance -= 1
         return b"".join((frame[:8], bytes([PacketType.PONG]), frame[9:]))
 
+    def repeat_answer(self) -> bytes | None:
+        """Our answer to the neighbour's handshake once more; None without one, or when the neighbour asks too often.
+
+        It counts as one of the Pongs that a neighbour may have in a second.
+        """
+        if self._answer is None or self._pong_allowance == 0:
+            return None
+        self._pong_allowance -= 1
+        return self._answer
+
     def take_pong(self, frame: bytes, now: float) -> None:
         """Note the answer to one of our pings; anything else is ignored."""
         if len(frame) < PEER_HEADER_SIZE + _SEQUENCE.size:
@@ -124,3 +151,17 @@ class PeerConn:
         if sent_at is not None:
             self._round_trips.append(now - sent_at)
             self._outcomes.append(True)
+
+
+def transmit(conn: PeerConn, frames: Sequence[bytes], metrics: Metrics) -> Tunnel | None:
+    """Hand frames to a connection's tunnel and count them; returns the tunnel if it is congested."""
+    tunnel = conn.tunnel
+    dropped = tunnel.dropped_frames
+    accepted = tunnel.send(frames)
+    size = sum(map(len, frames))
+    conn.sent_frames += len(frames)
+    conn.sent_bytes += size
+    metrics.sent_frames += len(frames)
+    metrics.sent_bytes += size
+    metrics.dropped_congestion += tunnel.dropped_frames - dropped
+    return None if accepted else tunnel

@@ -1,6 +1,7 @@
 """All connections of the node to its neighbours, by peer id, and the best one of each.
 
-A neighbour may have several connections; frames take the one with the least latency.  Callbacks tell the layers above when a
+A neighbour may have several connections; frames take the one with the least latency, of those that still bring something:
+after a reconnect over UDP the connection before it stays until it counts as dead.  Callbacks tell the layers above when a
 neighbour appears with its first connection or goes with its last.
 """
 
@@ -10,7 +11,8 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from easytier_host.peer_conn import PeerConn
+from easytier_host.metrics import Metrics
+from easytier_host.peer_conn import PeerConn, transmit
 
 logger = logging.getLogger("easytier.peers")
 
@@ -22,12 +24,13 @@ MAX_CONNECTIONS: Final = 1024
 class PeerMap:
     """Connections by neighbour.  `best` maps a neighbour's peer id to the connection that frames take."""
 
-    def __init__(self, on_joined: Callable[[PeerConn], None], on_left: Callable[[int, str], None]) -> None:
+    def __init__(self, on_joined: Callable[[PeerConn], None], on_left: Callable[[int, str], None], metrics: Metrics) -> None:
         self.best: dict[int, PeerConn] = {}
         self._connections: dict[int, list[PeerConn]] = {}
         self._count = 0
         self._on_joined = on_joined
         self._on_left = on_left
+        self._metrics = metrics
 
     def __iter__(self) -> Iterator[PeerConn]:
         """All connections, in no particular order; safe against changes while iterating."""
@@ -79,18 +82,20 @@ class PeerMap:
             if conn.is_dead(now):
                 conn.tunnel.close("no answer to pings")
             elif ping is not None:
-                conn.sent_frames += 1
-                conn.sent_bytes += len(ping)
-                conn.tunnel.send([ping])
+                transmit(conn, [ping], self._metrics)
         for peer_id in self._connections:
             self._elect(peer_id)
 
     def _elect(self, peer_id: int) -> None:
         connections = self._connections[peer_id]
-        best = min(connections, key=_latency)
+        best = min(connections, key=lambda conn: (conn.is_silent, _latency(conn)))
         current = self.best.get(peer_id)
         # A change of connection may reorder the frames of a flow, so it takes a clear gain.
-        if current not in connections or _latency(best) < _latency(current) * 0.75 - 0.001:
+        if (
+            current not in connections
+            or best.is_silent < current.is_silent
+            or _latency(best) < _latency(current) * 0.75 - 0.001
+        ):
             self.best[peer_id] = best
 
 

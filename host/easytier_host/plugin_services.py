@@ -69,7 +69,7 @@ class PluginServices:
 
     @property
     def task_group(self) -> TaskGroup:
-        return self._node.tasks
+        return self._node.plugin_tasks
 
     def is_own_address(self, ip: IPAddress) -> bool:
         return ip in self.addresses or ip in self._node.interface_addresses()

@@ -61,6 +61,8 @@ class Topology:
         self._lookup = Lookup((), {})
         self._unsafe_routes: set[IPv4Network] = set()
         self._own_id_claims = 0
+        self._twins: set[int] = set()
+        self._told_failure = ""
         self._stale = anyio.Event()
         self.changed()
 
@@ -85,6 +87,11 @@ class Topology:
     def reachable_records(self) -> list[PeerRecord]:
         """The records of all peers that can be reached."""
         return list(self._records.values())
+
+    @property
+    def next_hops(self) -> NextHops:
+        """Paths to all reachable peers, by both policies."""
+        return self._next_hops
 
     def hops_to(self, peer_id: int) -> int | None:
         """Length of the path that our own packets take to a peer."""
@@ -112,7 +119,7 @@ class Topology:
             self._state.peer_id, self._peers.neighbours(), records.keys(), self._state.connections(), avoid, self._latencies()
         )
         paths = self._paths()
-        before, self._records = self._records, {peer_id: records[peer_id] for peer_id in paths}
+        before, self._records = self._records, {peer_id: record for peer_id, record in records.items() if peer_id in paths}
         config = self._config
         self._lookup = Lookup(
             self._records.values(), paths, config.ipv4, config.ipv6, self._state.own.proxy_cidrs, config.exit_nodes
@@ -129,6 +136,15 @@ class Topology:
         self._tell(before)
 
     def _warn_of_twin(self) -> None:
+        own = [interface.ip for interface in (self._config.ipv4, self._config.ipv6) if interface is not None]
+        for record in self._records.values():
+            theirs = {interface.ip for interface in (record.ipv4, record.ipv6) if interface is not None}
+            if theirs.intersection(own) and record.peer_id not in self._twins:
+                logger.warning(
+                    "peer %d (%s) has this node's address too; give one of them another", record.peer_id, record.hostname
+                )
+                self._twins.add(record.peer_id)
+        self._twins &= self._records.keys()
         claims = self._state.counters.own_id_claimed
         if claims > self._own_id_claims and not self._own_id_claims:
             logger.warning("another node uses this node's peer id %d; restart one of them", self._state.peer_id)
@@ -168,8 +184,11 @@ class Topology:
         self._unsafe_routes = unsafe
         try:
             await nic.replace_routes(routes - unsafe)
+            self._told_failure = ""
         except NicError as error:
-            logger.warning("routes of %s were not changed: %s", nic.name, error)
+            if str(error) != self._told_failure:
+                self._told_failure = str(error)
+                logger.warning("routes of %s were not changed: %s", nic.name, error)
 
 
 def peer_info(record: PeerRecord) -> PeerInfo:

@@ -66,7 +66,7 @@ def test_the_walkthrough_works_and_leaves_nothing_behind() -> None:
     walkthrough = "".join(blocks("sh")[1:])
     assert walkthrough.startswith(ACTIVATE)
     script = "set -e\nset -m\nmkdir -p /run/netns && mount -t tmpfs none /run/netns\n" + walkthrough.removeprefix(ACTIVATE)
-    script += 'test -z "$(ls /run/netns)"\ntest -z "$(jobs)"\necho walkthrough complete\n'
+    script += 'test -z "$(ls /run/netns)"\ntest -z "$(jobs -r)"\necho walkthrough complete\n'
     result = run(
         ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-s"],
         limit=100,

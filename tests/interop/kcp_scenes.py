@@ -1,4 +1,4 @@
-"""Networks in which TCP flows travel by KCP, over links with delay and losses; for the tests `test_kcp_*` and `bench/kcp_matrix.py`."""
+"""Networks in which TCP flows travel by KCP, over links with delay and losses; for tests and for `bench/kcp_matrix.py`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ DIRECTIONS = {"ours-stock": ("ours", "stock"), "stock-ours": ("stock", "ours"), 
 DELAY = 0.0225
 JITTER = 0.005
 """Seconds, one way: 50 ms there and back on average."""
+LONG_WAY = LinkOptions(delay=DELAY, jitter=JITTER)
 
 
-def kcp_options(number: int, *, source: bool, **more: object) -> NodeOptions:
+def kcp_options(number: int, *, source: bool, quiet: bool = False, **more: object) -> NodeOptions:
     """Options of node `number`, with the KCP proxy on if it is a `source`."""
     options = options_for(number, **more)
-    arguments = ("--console-log-level", "debug", *options.our_arguments)
+    arguments = ("--console-log-level", "info" if quiet else "debug", *options.our_arguments)
     flags = dict(options.stock_flags)
     if source:
         arguments += ("--enable-kcp-proxy",)
@@ -50,12 +51,14 @@ def kcp_pair(
     destination: str,
     *,
     scheme: str = "udp",
-    link: LinkOptions = LinkOptions(delay=DELAY, jitter=JITTER),
+    link: LinkOptions = LONG_WAY,
     source_more: dict[str, object] | None = None,
     destination_more: dict[str, object] | None = None,
+    quiet: bool = False,
     **both: object,
 ) -> Iterator[KcpPair]:
-    """Two nodes over a lossy link; the source dials the destination.  The losses begin once the nodes have met.
+    """Two nodes over a lossy link; the source dials the destination.  The losses begin once the nodes have met.  With
+    `quiet` our nodes do not log flows.
 
     n1 source 10.99.0.1 ==link0, delay, loss== 10.99.0.2 n2 destination        overlay 10.144.0.1, 10.144.0.2
     """
@@ -65,12 +68,14 @@ def kcp_pair(
             first = node(
                 source,
                 left,
-                kcp_options(1, source=True, peers=(f"{scheme}://10.99.0.2:{PORT}",), **(both | (source_more or {}))),
+                kcp_options(
+                    1, source=True, quiet=quiet, peers=(f"{scheme}://10.99.0.2:{PORT}",), **(both | (source_more or {}))
+                ),
             )
             second = node(
                 destination,
                 right,
-                kcp_options(2, source=False, listeners=(listener(scheme),), **(both | (destination_more or {}))),
+                kcp_options(2, source=False, quiet=quiet, listeners=(listener(scheme),), **(both | (destination_more or {}))),
             )
             second.start()
             first.start()

@@ -200,6 +200,8 @@ def proxy_network_from_text(text: str) -> dict[str, str]:
 def port_forward_from_text(text: str) -> dict[str, str]:
     """The table that `proto://bind:port/dst:port` means."""
     parts, _ = _split_url(text)
+    if not (parts.scheme and parts.netloc and parts.path.removeprefix("/")):
+        raise ValueError(f'expected tcp://BIND:PORT/DESTINATION:PORT, found "{text[:80]}"')
     return {"proto": parts.scheme, "bind_addr": parts.netloc, "dst_addr": parts.path.removeprefix("/")}
 
 

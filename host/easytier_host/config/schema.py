@@ -14,6 +14,7 @@ from typing import Any, Final
 from easytier_host.config import kinds
 from easytier_host.config.kinds import BOOLEAN, STRING, Kind
 from easytier_host.config.model import HOSTNAME_LENGTH, UNLIMITED, FileLog, Flags, PortForward, ProxyNetwork
+from easytier_host.portal import address
 
 
 class Status(StrEnum):
@@ -44,7 +45,7 @@ class Setting:
     whole_process: bool = False
 
 
-_ENDPOINTS = {"proto": kinds.choice(("tcp", "udp")), "bind_addr": kinds.SOCKET_ADDRESS, "dst_addr": kinds.SOCKET_ADDRESS}
+_ENDPOINTS = {"proto": kinds.choice(("tcp",), ("udp",)), "bind_addr": kinds.SOCKET_ADDRESS, "dst_addr": kinds.SOCKET_ADDRESS}
 
 
 def _proxy_network(cidr: Any, mapped_cidr: Any = None, allow: object = None) -> ProxyNetwork:
@@ -65,6 +66,8 @@ _PROXY_NETWORK = kinds.table(
     allow=kinds.ARRAY,
 )
 _PORT_FORWARD = kinds.table("port_forward", required=list(_ENDPOINTS), build=PortForward, **_ENDPOINTS)
+
+_PORTAL: Final = Kind('port, ip:port or "off"', address.check)
 
 _U32: Final = 2**32 - 1
 _USED, _MOOT, _IGNORED = Status.USED, Status.MOOT, Status.IGNORED
@@ -167,13 +170,17 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         Setting("tcp_whitelist", STRING, "TCP ports that peers may reach", _IGNORED, many=True, target="tcp_whitelist"),
         Setting("udp_whitelist", STRING, "UDP ports that peers may reach", _IGNORED, many=True, target="udp_whitelist"),
         Setting(
-            "rpc_portal", STRING, "address of the portal of easytier-cli", _IGNORED, target="rpc_portal", whole_process=True
+            "rpc_portal",
+            _PORTAL,
+            "where easytier-cli may ask: a port of 127.0.0.1, ip:port, or off; empty: the first free port from 15888",
+            target="rpc_portal",
+            default="",
+            whole_process=True,
         ),
         Setting(
             "rpc_portal_whitelist",
             kinds.IP_NETWORK,
-            "who may ask the portal",
-            _IGNORED,
+            "who may ask the portal; empty: this machine only",
             many=True,
             target="rpc_portal_whitelist",
             whole_process=True,

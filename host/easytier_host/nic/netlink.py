@@ -73,8 +73,10 @@ class Routes:
         """Add what is missing, remove what is not wanted any more.
 
         A network that the host already reaches in another way, or that the kernel refuses, is logged once and tried again
-        with each call.  NicError if the device is gone.
+        with each call.  NicError if the device is gone, or netlink does not work.
         """
+        if wanted == self._installed:
+            return
         with _open() as route:
             for network in sorted(self._installed - wanted, key=str):
                 code = self._change(route, "del", network)
@@ -114,13 +116,13 @@ def _open() -> Any:
 
 
 def _call(function: Any, *arguments: object, **settings: object) -> int:
-    """0, or the errno that the kernel answered with."""
+    """0, or the errno that the kernel answered with; NicError for a failure of another kind."""
     try:
         function(*arguments, **settings)
     except Exception as error:
         code = getattr(error, "code", None) or getattr(error, "errno", None)
         if not isinstance(code, int):
-            raise
+            raise NicError(f"netlink: {error!r}") from error
         return abs(code)
     return 0
 

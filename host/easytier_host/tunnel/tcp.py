@@ -24,6 +24,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from easytier_host.log import RateLimitedLogger
 from easytier_host.packet import MAX_FRAME_SIZE, PEER_HEADER_SIZE
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError, TunnelInfo
 from easytier_host.tunnel.resolve import Endpoint, describe
@@ -198,7 +199,7 @@ class TcpTunnel(Tunnel):
 class TcpListener(Listener):
     """A listening TCP socket.  Tunnels that came in stay when it closes.
 
-    When accepting fails, as it does without file descriptors, it says so once and goes on trying.
+    When accepting fails, as it does without file descriptors, it says so now and then and goes on trying.
     """
 
     def __init__(self, sock: socket.socket, tasks: TaskGroup, on_tunnel: Callable[[TcpTunnel], None]) -> None:
@@ -217,19 +218,18 @@ class TcpListener(Listener):
         self._sock.close()
 
     async def _accept(self) -> None:
-        exhausted = False
+        failures = RateLimitedLogger(logger, anyio.current_time)
         try:
             while not self._closed:
                 try:
                     await anyio.wait_readable(self._sock)
                     self._accept_some()
-                    exhausted = False
                 except anyio.ClosedResourceError:
                     break
                 except OSError as error:
-                    if not exhausted:
-                        logger.warning("%s: connections wait, accept failed: %s", self.url, describe(error))
-                    exhausted = True
+                    failures.log(
+                        logging.WARNING, "accept", "%s: connections wait, accept failed: %s", self.url, describe(error)
+                    )
                     await anyio.sleep(ACCEPT_PAUSE_SECONDS)
         finally:
             self.close()

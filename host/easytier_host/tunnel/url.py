@@ -46,14 +46,14 @@ class TunnelUrl:
         """
         shown = repr(text[:100])
         if len(text) > MAX_URL_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
-            raise TunnelError(f"{shown} is not an URL")
+            raise TunnelError(f"{shown} is not a URL")
         try:
             parts = urlsplit(text)
             port = parts.port
         except ValueError as error:
-            raise TunnelError(f"{shown} is not an URL: {error}") from None
+            raise TunnelError(f"{shown} is not a URL: {error}") from None
         if not parts.netloc:
-            raise TunnelError(f"{shown} is not an URL: write it as udp://host:port")
+            raise TunnelError(f"{shown} is not a URL: write it as udp://host:port")
         if parts.scheme in FOREIGN_SCHEMES:
             raise TunnelError(f"{shown}: tunnels of type {parts.scheme} are not supported by this node (it has tcp and udp)")
         if parts.scheme not in SCHEMES:

@@ -36,9 +36,9 @@ class Side:
     """One node's admission, and what became of it."""
 
     def __init__(self, tasks: TaskGroup, me: Identity) -> None:
-        self.peers = PeerMap(lambda _conn: None, lambda peer_id, reason: self.left.append((peer_id, reason)))
-        self.left: list[tuple[int, str]] = []
         self.metrics = Metrics()
+        self.peers = PeerMap(lambda _conn: None, lambda peer_id, reason: self.left.append((peer_id, reason)), self.metrics)
+        self.left: list[tuple[int, str]] = []
         self.received: list[bytes] = []
         self.admission = Admission(me, self.peers, self._receive, tasks, self.metrics, lambda: 1000.0)
 
@@ -290,3 +290,57 @@ async def test_garbage_as_first_frame_is_refused_and_counted(first: bytes) -> No
         await until(lambda: observer.reasons)
         assert observer.frames == []
         assert side.metrics.handshakes_refused == 1
+
+
+async def test_what_overtakes_the_answer_over_udp_is_kept_for_later() -> None:
+    async with running() as tasks:
+        side = Side(tasks, identity(ME))
+        tunnel = FakeTunnel("udp")
+        tasks.start_soon(side.admission.join, tunnel)
+        await until(lambda: tunnel.sent)
+        frames = numbered(3)
+        tunnel.on_frames(frames[:1])
+        tunnel.on_frames([frames[1], encode_hello(identity(PEER)), frames[2]])
+        await until(lambda: side.peers.neighbours() == {PEER})
+        assert side.received == frames
+
+
+@pytest.mark.parametrize("first", [numbered(1)[0], build_frame(PEER, ME, PacketType.NOISE_HANDSHAKE_1, bytes(8))])
+async def test_over_tcp_nothing_else_can_be_the_first_frame_and_noise_nowhere(first: bytes) -> None:
+    noise = first[8] == PacketType.NOISE_HANDSHAKE_1
+    async with running() as tasks:
+        side = Side(tasks, identity(ME))
+        tunnel = FakeTunnel("udp" if noise else "tcp")
+        failures: list[str] = []
+
+        async def join() -> None:
+            failures.append(await outcome(lambda: side.admission.join(tunnel)))
+
+        tasks.start_soon(join)
+        await until(lambda: tunnel.sent)
+        tunnel.on_frames([first])
+        await until(lambda: failures)
+        assert ("secure mode" if noise else "type 1") in failures[0]
+
+
+async def test_an_acceptor_remembers_its_answer_and_an_initiator_has_none() -> None:
+    async with two_sides(identity(1), identity(2)) as (tasks, a, b):
+        left, right = ring.pair(tasks)
+        b.admission.accept(right)
+        conn = await a.admission.join(left)
+        await until(lambda: b.peers.neighbours())
+        assert conn.repeat_answer() is None
+        assert b.peers.best[1].repeat_answer() == encode_hello(identity(2))
+
+
+async def test_refusals_at_any_rate_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as tasks:
+        side = Side(tasks, identity(1))
+        with caplog.at_level(logging.WARNING):
+            for number in range(50):
+                tunnel = FakeTunnel(remote=f"192.0.2.{number}:1")
+                side.admission.accept(tunnel)
+                tunnel.on_frames([encode_hello(identity(2, name=f"other{number}"))])
+            await until(lambda: side.metrics.handshakes_refused == 50)
+        assert len(caplog.records) == 1
+        assert "refused udp://192.0.2." in caplog.text

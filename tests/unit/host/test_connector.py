@@ -132,3 +132,11 @@ async def test_a_steady_connection_clears_the_back_off_and_a_short_one_does_not(
         steady.gone.set()
         await world.finished.wait()
     assert world.pauses == [1.0, 2.0, 4.0, 8.0, 10.0, 1.0]
+
+
+async def test_the_url_stands_in_the_line_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(monkeypatch, [TunnelError(f"{URL}: connection refused")])
+    with caplog.at_level(logging.WARNING, "easytier.connector"):
+        async with kept(world):
+            await world.finished.wait()
+    assert [record.getMessage() for record in caplog.records] == [f"no connection to {URL}: connection refused; trying again"]

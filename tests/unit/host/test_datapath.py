@@ -69,7 +69,7 @@ class Host:
 
     def __init__(self, *, encrypted: bool = True, compress: bool = False, latency_first: bool = False, **inbound: Any) -> None:
         self.metrics = Metrics()
-        self.peers = PeerMap(lambda _conn: None, lambda _peer, _reason: None)
+        self.peers = PeerMap(lambda _conn: None, lambda _peer, _reason: None, self.metrics)
         self.conns = {peer_id: make_conn(peer_id) for peer_id in (PEER, OTHER)}
         for conn in self.conns.values():
             self.peers.add(conn)
@@ -513,3 +513,24 @@ def test_a_connection_is_counted_apart_from_the_node() -> None:
     conns: list[PeerConn] = [host.conns[PEER], host.conns[OTHER]]
     assert [conn.received_frames for conn in conns] == [1, 2]
     assert sum(conn.received_bytes for conn in conns) == host.metrics.received_bytes
+
+
+def test_a_repeated_hello_is_answered_again_within_bounds() -> None:
+    host = Host()
+    hello = build_frame(PEER, 0, PacketType.HANDSHAKE, b"hello")
+    host.receive(hello)
+    assert host.sent(PEER) == []
+    assert host.metrics.dropped_unhandled == 1
+    host.conns[PEER]._answer = b"answer" * 4
+    host.receive(*[hello] * 150)
+    assert host.sent(PEER) == [b"answer" * 4] * 100
+    assert host.metrics.dropped_unhandled == 51
+
+
+def test_a_next_hop_that_goes_while_its_frames_are_sorted_costs_them_only() -> None:
+    host = Host()
+    host.inbound.handlers[PacketType.KCP_SRC] = lambda _source, _payloads: host.peers.remove(host.conns[OTHER], "test")
+    assert host.cipher is not None
+    taken = build_frame(PEER, ME, PacketType.KCP_SRC, host.cipher.seal(b"payload"), flags=Flag.ENCRYPTED)
+    host.receive(relayed(), taken)
+    assert (host.metrics.plugin_frames, host.metrics.relayed_frames, host.metrics.dropped_relay) == (1, 0, 1)

@@ -279,3 +279,27 @@ async def test_our_own_list_has_only_urls_that_parse_and_no_overlay_address(monk
             assert TunnelUrl.parse(item.url).port
         assert list(answer.interface_ipv4s) == [v4("192.0.2.9")]
         assert list(answer.interface_ipv6s) == [v6("2001:db8::9")]
+
+
+@pytest.mark.anyio
+async def test_addresses_that_cannot_be_read_leave_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As netlink does when an address changes while it lists them."""
+    async with running() as tasks:
+        made = World(tasks, monkeypatch, flags=Flags(disable_p2p=True))
+        address = ip_address("192.0.2.9")
+        reads: list[int] = []
+
+        def read() -> frozenset[object]:
+            reads.append(1)
+            if len(reads) > 1:
+                raise NetlinkDumpInterrupted
+            return frozenset({address})
+
+        class NetlinkDumpInterrupted(Exception):
+            pass
+
+        monkeypatch.setattr(direct, "REFRESH_INTERVAL", 0.0)
+        monkeypatch.setattr(direct, "read_interface_addresses", read)
+        tasks.start_soon(made.connector.run)
+        await until(lambda: len(reads) >= 4)
+        assert made.connector.interface_addresses == {address}

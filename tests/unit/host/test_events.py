@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import anyio
 import pytest
 
@@ -68,3 +70,16 @@ async def test_a_closed_board_has_nothing_to_read() -> None:
     board = EventBoard()
     board.close()
     assert [item async for item in board.subscribe()] == []
+
+
+async def test_a_subscription_that_is_dropped_unread_is_forgotten() -> None:
+    board = EventBoard()
+    kept = board.subscribe()
+    for _ in range(10):
+        board.subscribe()
+    gc.collect()
+    assert len(board._readers) == 1
+    board.publish(event(1))
+    board.close()
+    assert [item async for item in kept] == [event(1)]
+    assert len(board._readers) == 0

@@ -356,6 +356,33 @@ async def test_ports_used_again_after_the_end_are_judged_anew_in_spite_of_an_old
         assert taken == []
 
 
+async def test_a_syn_of_another_connection_ends_a_claim_and_is_its_last_frame() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        taken: list[bytes] = []
+        transport.opens = lambda flow: w.gate.claim(flow.key, taken.extend)
+        w.release()
+        w.gate.admit([device_frame(tcp_segment(sequence=1))])
+        await opened(w, transport, 1)
+        again, reset, anew = map(device_frame, (tcp_segment(), tcp_segment(flags=RST), tcp_segment(sequence=7)))
+        assert w.gate.admit([again, reset, anew]) == []
+        assert taken == [again, reset, anew]
+        await opened(w, transport, 2)
+        assert transport.opened[0][0].id != transport.opened[1][0].id
+
+
+async def test_an_application_that_begins_anew_while_its_syn_is_held_is_judged_by_the_new_one_only() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        w.gate.admit([device_frame(tcp_segment(sequence=1))])
+        await until(lambda: w.gate._held == 1)
+        w.gate.admit([device_frame(tcp_segment(sequence=2))])
+        w.release()
+        await until(lambda: not w.gate._held)
+        assert [segment for _, segment in transport.opened] == [device_frame(tcp_segment(sequence=2))]
+        assert not w.gate._deciding
+
+
 async def opened(world: World, transport: FakeTransport, count: int) -> None:
     await until(lambda: len(transport.opened) == count and not world.gate._held)
 
@@ -409,3 +436,26 @@ async def test_time_outs_are_told_by_the_tick() -> None:
         w.clock.advance(131)
         w.gate.tick()
         assert w.events()[-1] == Failed("no answer in 130 s")
+
+
+async def test_a_transport_whose_open_is_no_coroutine_costs_its_flow_nothing() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        transport.open = broken  # type: ignore[method-assign, assignment]
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: w.forwarded)
+        assert w.forwarded == [SYN_FRAME]
+        assert TransportSelected("tcp", "kcp: failed, see the log", "fallback") in w.events()
+
+
+async def test_a_transport_whose_carry_is_no_coroutine_closes_the_connection() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        transport.carry = broken  # type: ignore[method-assign, assignment]
+        w.release()
+        near, far = socket.socketpair()
+        with near, far:
+            await w.gate.carry(KEY, near)
+            assert near.fileno() == -1
+        assert w.events()[-1] == Failed("failed, see the log")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import fields
 from ipaddress import IPv4Address, IPv4Network
@@ -16,11 +17,13 @@ from easytier_hooks.manager import PluginManager
 from easytier_hooks.types import Capability, PeerCapabilities, PeerInfo
 from easytier_host import instance as instance_module
 from easytier_host.config.model import Flags, ProxyNetwork
+from easytier_host.echo import echo_request
 from easytier_host.events import NodeEvent
 from easytier_host.instance import Node, NodeError
 from easytier_host.nic.base import Nic
 from easytier_host.nic.memory import MemoryNic
-from easytier_host.packet import PacketType, build_frame
+from easytier_host.packet import PacketType, PeerHeader, build_frame
+from easytier_host.tunnel.udp_socket import UdpTunnel
 from tests.unit.host.helpers import ACK, SYN, make_node, no_plugins, tcp_segment, udp_packet, until
 
 pytestmark = pytest.mark.anyio
@@ -324,3 +327,47 @@ async def test_the_log_of_a_node_names_peer_ids_and_ports(caplog: pytest.LogCapt
             urls = node.listeners
     assert str(node.peer_id) in caplog.text
     assert all(url in caplog.text for url in urls)
+
+
+async def test_an_echo_request_that_claims_to_come_from_everybody_is_not_answered() -> None:
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(make_node(1))
+        b = await stack.enter_async_context(make_node(2, listener(a, "udp")))
+        await ping(b, "10.144.0.1")
+        (conn,) = a.peers()
+        sent = conn.sent_frames
+        for source in ("10.144.0.255", "255.255.255.255", "224.0.0.1", "10.144.0.1", "10.144.0.77", "192.0.2.1"):
+            a._deliver([echo_request(IPv4Address(source), IPv4Address("10.144.0.1"), 7, 1, b"")])
+        assert conn.sent_frames == sent
+        a._deliver([echo_request(IPv4Address("10.144.0.2"), IPv4Address("10.144.0.1"), 7, 1, b"")])
+        assert conn.sent_frames == sent + 1
+
+
+async def test_a_lost_answer_to_the_handshake_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[bytes] = []
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(make_node(1))
+        send = UdpTunnel.send
+
+        def lossy(tunnel: UdpTunnel, frames: Sequence[bytes]) -> bool:
+            for frame in frames:
+                header = PeerHeader.parse(frame)
+                if not lost and header.packet_type == PacketType.HANDSHAKE and header.from_peer_id == a.peer_id:
+                    lost.append(frame)
+                    return True
+            return send(tunnel, frames)
+
+        monkeypatch.setattr(UdpTunnel, "send", lossy)
+        b = await stack.enter_async_context(make_node(2, listener(a, "udp")))
+        await ping(b, "10.144.0.1")
+        assert len(lost) == 1
+        assert (b.metrics.tunnels_opened, b.metrics.handshakes_refused, len(a.peers())) == (1, 0, 1)
+
+
+async def test_the_device_that_closes_with_its_node_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    nic = MemoryNic()
+    async with make_node(1, nic=nic) as node:
+        await anyio.wait_all_tasks_blocked()
+        nic.inject_packets([tcp_segment()])
+    assert node.failure is None
+    assert "cannot go on" not in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, ip_address
 from uuid import UUID
 
@@ -74,6 +75,16 @@ class TestHosts:
         answers = table(peer(2, "10.144.0.1/24", ipv6="fd00::1/64"))
         assert asked(answers, "10.144.0.1") == MINE
         assert asked(answers, "fd00::1") == MINE
+
+    def test_a_node_that_started_again_takes_the_place_of_its_former_self(self) -> None:
+        again = replace(peer(3, "10.144.0.2/24", "192.168.7.0/24"), hostname="n2")
+        answers = table(peer(2, "10.144.0.2/24", "192.168.7.0/24"), again, peer(4), replace(peer(5), hostname="n4"))
+        assert asked(answers, "10.144.0.2") == asked(answers, "192.168.7.1") == to(3)
+        assert asked(answers, "10.144.0.255") == (Kind.FANOUT, (3,))
+
+    def test_a_later_record_without_a_path_takes_nobodys_place(self) -> None:
+        records = [peer(2, "10.144.0.2/24"), replace(peer(3, "10.144.0.2/24"), hostname="n2")]
+        assert asked(Lookup(records, {2: Path(2, 1, 0)}, OWN), "10.144.0.2") == to(2)
 
     def test_the_nearest_of_several_claims_wins(self) -> None:
         near, far = peer(9, "10.144.0.7/24"), peer(2, "10.144.0.7/24")

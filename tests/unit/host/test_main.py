@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pytest
 
 from easytier_host.config import Config
 from easytier_host.main import main
+from easytier_host.portal import address
 
 
 class FakeNodeError(Exception):
@@ -39,6 +41,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     class FakeNode:
         def __init__(self, config: Config) -> None:
             self.name = config.instance_name
+            self.stopped = anyio.Event()
 
         async def __aenter__(self) -> Self:
             if self.name in stage.fails:
@@ -51,7 +54,10 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
                 return
             if stage.signals:
                 os.kill(os.getpid(), stage.signals.pop())
-            await anyio.sleep_forever()
+            await self.stopped.wait()
+
+        def stop(self) -> None:
+            self.stopped.set()
 
         async def __aexit__(self, *_: object) -> None:
             with anyio.CancelScope(shield=True):
@@ -161,7 +167,26 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     assert shown.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("program", ["cli", "tui"])
+def test_a_portal_that_was_asked_for_and_cannot_open_is_one_line(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["-r", str(port)], environ={}) == 1
+    assert f"rpc_portal: cannot listen on 127.0.0.1 port {port}: " in capsys.readouterr().err
+    assert stage.said == []
+
+
+def test_the_default_portal_is_no_condition(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.closes = True
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(address, "PORTS", [taken.getsockname()[1]])
+        assert main([], environ={}) == 0
+    assert "easytier-cli cannot ask this process: rpc_portal: cannot listen" in capsys.readouterr().err
+    assert stage.said == ["default up", "default down"]
+
+
+@pytest.mark.parametrize("program", ["tui"])
 def test_commands_without_features_say_so(program: str) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", f"easytier_{program}.main", "peer"], capture_output=True, text=True, check=False, timeout=30

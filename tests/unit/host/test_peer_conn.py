@@ -206,3 +206,23 @@ def test_a_flood_of_pings_gets_a_hundred_answers_a_second() -> None:
         conn.tick(clock.now)
         answers += sum(conn.answer_ping(ping) is not None for _ in range(1000))
     assert answers == pytest.approx(10 * MAX_PONGS_PER_SECOND, abs=MAX_PONGS_PER_SECOND)
+
+
+def test_a_connection_is_silent_from_the_second_ping_without_any_frame() -> None:
+    conn, clock = make_conn(PEER), FakeClock()
+    while conn.tick(clock.now) is None or clock.now < 1002:
+        assert not conn.is_silent
+        clock.advance(TICK)
+    assert conn.is_silent
+    conn.received_frames += 1
+    conn.tick(clock.advance(TICK))
+    assert not conn.is_silent
+
+
+def test_the_answer_to_a_handshake_is_repeated_within_the_allowance_of_pongs() -> None:
+    tunnel = make_conn(PEER).tunnel
+    conn = PeerConn(tunnel, ME, PEER, is_foreign_relay=False, is_initiator=False, now=1000.0, answer=b"hello")
+    assert [conn.repeat_answer() for _ in range(MAX_PONGS_PER_SECOND + 5)] == [b"hello"] * MAX_PONGS_PER_SECOND + [None] * 5
+    conn.tick(1001.0)
+    assert conn.repeat_answer() == b"hello"
+    assert make_conn(PEER).repeat_answer() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from easytier_host.metrics import Metrics
 from easytier_host.packet import PacketType, PeerHeader
 from easytier_host.peer_conn import PeerConn
 from easytier_host.peers import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, PeerMap
@@ -16,7 +17,8 @@ class Peers:
     def __init__(self) -> None:
         self.joined = Recorder()
         self.left = Recorder()
-        self.map = PeerMap(self.joined, self.left)
+        self.metrics = Metrics()
+        self.map = PeerMap(self.joined, self.left, self.metrics)
 
     def add(self, peer_id: int, *latencies: float) -> PeerConn:
         """Add a connection with these round trips."""
@@ -116,6 +118,10 @@ def test_tick_pings_every_connection_and_counts_what_it_sent() -> None:
         (ping,) = fake_tunnel(conn).sent
         assert PeerHeader.parse(ping).packet_type == PacketType.PING
         assert (conn.sent_frames, conn.sent_bytes) == (1, len(ping))
+    assert (peers.metrics.sent_frames, peers.metrics.sent_bytes) == (3, 3 * 20)
+    fake_tunnel(conns[0]).full = True
+    peers.map.tick(1002.0)
+    assert peers.metrics.dropped_congestion == 1
 
 
 def test_tick_closes_what_is_dead_and_leaves_the_rest() -> None:
@@ -127,3 +133,19 @@ def test_tick_closes_what_is_dead_and_leaves_the_rest() -> None:
     assert fake_tunnel(dead).reason == "no answer to pings"
     assert peers.left.calls == [(PEER, "no answer to pings")]
     assert list(peers.map) == [alive]
+
+
+def test_a_silent_connection_yields_to_one_that_answers_before_it_counts_as_dead() -> None:
+    peers, clock = Peers(), FakeClock()
+    old, new = peers.add(PEER, 0.001), peers.add(PEER, 0.100)
+    assert peers.map.best[PEER] is old
+    while peers.map.best[PEER] is old and clock.now < 1060:
+        new.received_frames += 1
+        peers.map.tick(clock.advance(0.5))
+    assert clock.now - 1000 <= 3
+    assert not old.tunnel.closed
+    # Once it is heard of again, it is the better one.
+    old.received_frames += 1
+    new.received_frames += 1
+    peers.map.tick(clock.advance(0.5))
+    assert peers.map.best[PEER] is old

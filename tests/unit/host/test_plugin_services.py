@@ -102,7 +102,7 @@ async def test_the_view_of_the_node() -> None:
         assert list(first.addresses) == [IPv4Address("10.144.0.1")]
         assert first.options == {"window": 5}
         assert first.logger.name.endswith("test")
-        assert first.task_group is a.tasks
+        assert first.task_group is a.plugin_tasks
         assert first.is_own_address(IPv4Address("10.144.0.1"))
         assert not first.is_own_address(IPv4Address("10.144.0.2"))
         peer = first.peer_for(IPv4Address("10.144.0.2"))

@@ -123,6 +123,15 @@ async def test_what_can_be_reached_gets_hops_addresses_and_next_hops() -> None:
         assert topology.record(OTHER) is None
 
 
+@pytest.mark.parametrize("ids", [(PEER, OTHER), (OTHER, PEER)])
+async def test_the_address_of_a_node_that_started_again_leads_to_the_record_that_came_last(ids: tuple[int, int]) -> None:
+    records = [replace(record(peer_id, 2), hostname="again") for peer_id in ids]
+    net = Net(records, {}, near=frozenset(ids), latencies={(ME, ids[0]): 1})
+    topology = net.topology()
+    async with started(topology):
+        assert topology.peer_for(IPv4Address("10.144.0.2")) == peer_info(records[1])
+
+
 async def test_latency_first_takes_the_quicker_way() -> None:
     links = {PEER: frozenset({ME, FAR}), OTHER: frozenset({ME, 9}), 9: frozenset({OTHER, FAR}), FAR: frozenset({PEER, 9})}
     records = [record(PEER, 2), record(OTHER, 3), record(FAR, 4), record(9, 9)]
@@ -199,9 +208,11 @@ async def test_networks_of_peers_become_routes_of_the_device_and_a_refusal_is_lo
     class Nic(MemoryNic):
         wanted: frozenset[object] = frozenset()
         refuse = False
+        refused = 0
 
         async def replace_routes(self, cidrs: object) -> None:
             if self.refuse:
+                self.refused += 1
                 raise NicError("no rights")
             assert isinstance(cidrs, frozenset)
             self.wanted = cidrs
@@ -212,7 +223,10 @@ async def test_networks_of_peers_become_routes_of_the_device_and_a_refusal_is_lo
         await until(lambda: nic.wanted == {IPv4Network("192.168.9.0/24")})
         nic.refuse = True
         topology.changed()
-        await until(lambda: "no rights" in caplog.text)
+        await until(lambda: nic.refused == 1)
+        topology.changed()
+        await until(lambda: nic.refused == 2)
+        assert caplog.text.count("no rights") == 1
         nic.refuse = False
         net.near = frozenset()
         topology.changed()

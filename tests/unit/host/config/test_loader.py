@@ -139,10 +139,10 @@ def test_an_object_built_in_code_has_the_defaults_of_stock() -> None:
             'listeners = [\n"tcp://a:1",\n"tcq://a:1"]',
             "a.toml:3: listeners: 'tcq://a:1': unknown scheme 'tcq' (this node has tcp and udp)",
         ),
-        ('listeners = ["11010"]', "a.toml:1: listeners: '11010' is not an URL: write it as udp://host:port"),
+        ('listeners = ["11010"]', "a.toml:1: listeners: '11010' is not a URL: write it as udp://host:port"),
         (
             '[[peer]]\nuri = "tcp://a:99999"',
-            "a.toml:2: uri: 'tcp://a:99999' is not an URL: Port out of range 0-65535",
+            "a.toml:2: uri: 'tcp://a:99999' is not a URL: Port out of range 0-65535",
         ),
         (
             '[[proxy_network]]\ncidr = "10.1.2.3/24"',
@@ -227,8 +227,14 @@ def test_an_empty_array_is_not_the_same_as_none() -> None:
 
 
 def test_a_port_forward_of_the_file_is_kept() -> None:
+    text = '[[port_forward]]\nproto = "tcp"\nbind_addr = "0.0.0.0:53"\ndst_addr = "[fd00::1]:53"'
+    assert config_of(text).port_forwards == (PortForward("0.0.0.0:53", "[fd00::1]:53", "tcp"),)
+
+
+def test_a_port_forward_of_udp_is_left_out_with_a_warning() -> None:
     text = '[[port_forward]]\nproto = "udp"\nbind_addr = "0.0.0.0:53"\ndst_addr = "[fd00::1]:53"'
-    assert config_of(text).port_forwards == (PortForward("0.0.0.0:53", "[fd00::1]:53", "udp"),)
+    assert config_of(text).port_forwards == ()
+    assert len(warnings(text)) == 1
 
 
 # Options and variables

@@ -1,0 +1,184 @@
+"""How answers look: tables like stock's, JSON like stock's, cells (wire specification, CLI portal 10.7 to 10.9).
+
+Names come from the network, so anything that a terminal would take for a command is replaced in tables and escaped in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
+
+from easytier_cli.diagnostics import Exit
+
+# Wire: stock decides.
+SHORTEST_CUT: Final = 6
+LONGEST_CUT: Final = 24
+ELLIPSIS: Final = "..."
+
+_CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a command found: `data` for JSON; for people `text`, or a table.
+
+    `droppable` are the columns that a narrow terminal does without, first to go first.
+    """
+
+    data: object
+    headers: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    droppable: Sequence[str] = ()
+    text: str | None = None
+    status: Exit = Exit.OK
+    notes: Sequence[str] = field(default_factory=tuple)
+    """For the person at the terminal, not part of the output."""
+
+    def render(self, width: int | None) -> str:
+        """The text for people; `width` in columns, None: as wide as it is."""
+        if self.text is not None:
+            return "\n".join(printable(line) for line in self.text.rstrip("\n").split("\n"))
+        return table(self.headers, self.rows, self.droppable, width)
+
+
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], droppable: Sequence[str] = (), width: int | None = None
+) -> str:
+    """A table in Markdown style that fits `width` columns, as far as `droppable` allows."""
+    lines = [[printable(cell) for cell in line] for line in (headers, *rows)]
+    for name in droppable:
+        if width is None or _total_width(lines) <= width or name not in lines[0]:
+            continue
+        index = lines[0].index(name)
+        lines = [line[:index] + line[index + 1 :] for line in lines]
+    widths = _widths(lines)
+    drawn = ["| " + " | ".join(_pad(cell, width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    drawn.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(drawn)
+
+
+def to_json(data: object) -> str:
+    """Indented by two, as stock's."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def plain(message: Any) -> dict[str, Any]:
+    """A message as stock's JSON has it: fields in order, absent messages null, enumerations as numbers."""
+    result: dict[str, Any] = {}
+    for descriptor in message.DESCRIPTOR.fields:
+        oneof = descriptor.containing_oneof
+        if oneof is not None and not _is_optional(oneof):
+            continue
+        result[descriptor.name] = _plain_field(message, descriptor)
+    for oneof in message.DESCRIPTOR.oneofs:
+        if _is_optional(oneof):
+            continue
+        chosen = message.WhichOneof(oneof.name)
+        result[oneof.name] = None if chosen is None else {_camel(chosen): _plain_value(getattr(message, chosen))}
+    return result
+
+
+def printable(text: str) -> str:
+    """`text` without characters that would move the cursor or more."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def decimal_bytes(count: int) -> str:
+    """`17 B`, `1.54 kB`, `3.40 MB`, as `peer` shows them."""
+    return _scaled(count, 1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB"))
+
+
+def binary_bytes(count: int) -> str:
+    """`624 B`, `8.40 KiB`, as `stats` shows them."""
+    return _scaled(count, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
+
+
+def ipv4(message: Any) -> IPv4Address:
+    """An Ipv4Addr."""
+    return IPv4Address(message.addr)
+
+
+def ipv6(message: Any) -> IPv6Address:
+    """An Ipv6Addr."""
+    return IPv6Address(message.part1 << 96 | message.part2 << 64 | message.part3 << 32 | message.part4)
+
+
+def socket_address(message: Any) -> str:
+    """A SocketAddr as `ip:port`; an empty one is 0.0.0.0:0."""
+    match message.WhichOneof("ip"):
+        case "ipv6":
+            return f"[{ipv6(message.ipv6)}]:{message.port}"
+        case "ipv4":
+            return f"{ipv4(message.ipv4)}:{message.port}"
+        case _:
+            return f"0.0.0.0:{message.port}"
+
+
+def uuid_text(message: Any) -> str:
+    """A UUID in its usual form."""
+    digits = "".join(f"{part:08x}" for part in (message.part1, message.part2, message.part3, message.part4))
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def enum_name(message: Any, field_name: str) -> str:
+    """The name of an enumeration's value; its number, where this program has no name for it."""
+    number = getattr(message, field_name)
+    values = message.DESCRIPTOR.fields_by_name[field_name].enum_type.values_by_number
+    return values[number].name if number in values else str(number)
+
+
+def _scaled(count: int, step: int, units: Sequence[str]) -> str:
+    value, index = float(count), 0
+    while value >= step and index < len(units) - 1:
+        value /= step
+        index += 1
+    return f"{value:.0f} {units[index]}" if value.is_integer() else f"{value:.2f} {units[index]}"
+
+
+def _columns(text: str) -> int:
+    return len(text) if text.isascii() else sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _pad(cell: str, width: int) -> str:
+    return cell + " " * (width - _columns(cell))
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(_columns, column)) for column in zip(*lines, strict=True)]
+
+
+def _total_width(lines: Sequence[Sequence[str]]) -> int:
+    widths = _widths(lines)
+    return sum(widths) + 3 * len(widths) + 1
+
+
+def _is_optional(oneof: Any) -> bool:
+    """`optional` makes a oneof of one field, with an underscore before its name."""
+    return len(oneof.fields) == 1 and oneof.name == f"_{oneof.fields[0].name}"
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _plain_field(message: Any, descriptor: Any) -> Any:
+    value = getattr(message, descriptor.name)
+    if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
+        return {str(key): _plain_value(value[key]) for key in sorted(value)}
+    if descriptor.is_repeated:
+        return [_plain_value(item) for item in value]
+    if descriptor.has_presence and not message.HasField(descriptor.name):
+        return None
+    return _plain_value(value)
+
+
+def _plain_value(value: Any) -> Any:
+    if hasattr(value, "DESCRIPTOR"):
+        return plain(value)
+    return list(value) if isinstance(value, bytes) else value

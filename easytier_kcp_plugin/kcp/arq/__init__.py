@@ -1,0 +1,27 @@
+"""An ARQ engine for lossy and shaped links: paced, with a model of the path, on the bytes of ikcp.  Sans-IO.
+
+How the parts hang together, from the face down; docs/arq.md has the reasons::
+
+    path.py        all conversations with a peer: rounds, pacing, timers      rate.py      how fast, and when to look for more
+    engine.py      one conversation: datagrams, windows, WASK and WINS        dips.py      slow-downs that show the empty path
+    sender.py      segments, what is sent next                                estimate.py  RTT, recent maxima, loss
+    detection.py   what is lost                                               redundancy.py  copies
+    receiver.py    order, ACKs                                                edge.py      the window of a stock sender
+"""
+
+from __future__ import annotations
+
+from easytier_kcp_plugin.kcp.arq.engine import WINDOW
+from easytier_kcp_plugin.kcp.arq.path import MSS, ArqPath
+from easytier_kcp_plugin.kcp.engine import PathFactory
+
+__all__ = ["paths"]
+
+
+def paths(mss: int = MSS, send_window: int = WINDOW) -> PathFactory:
+    """Makes paths with these engines.
+
+    `mss` (bytes of payload in a segment) is stock's, which fits every path; a stock receiver takes 1382 as well.  `send_window`
+    (segments) bounds what is in flight where a peer offers more; stock offers 1024.
+    """
+    return lambda: ArqPath(mss, send_window)

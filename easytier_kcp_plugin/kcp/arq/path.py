@@ -1,0 +1,162 @@
+"""All conversations with one peer: who may send next, and when.  The face `kcp.engine.Path`.  Sans-IO.
+
+One pump has three steps: what is due by time, then acknowledgements and windows, then segments, one conversation after the other
+in a round, until the rate, the window or the data is used up.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from typing import Final
+
+from easytier_kcp_plugin.kcp.arq.engine import MTU, WINDOW, ArqEngine
+from easytier_kcp_plugin.kcp.arq.rate import Limit, RateModel
+from easytier_kcp_plugin.kcp.arq.redundancy import TailBudget
+from easytier_kcp_plugin.kcp.arq.transmission import FULL_SIZE
+from easytier_kcp_plugin.kcp.engine import Engine
+from easytier_kcp_plugin.kcp.segment import SEGMENT_SIZE
+
+# Wire constants: stock decides (data plane 5.7).
+MSS: Final = MTU - SEGMENT_SIZE
+
+# Ours.
+CATCH_UP: Final = 0.002
+"""Seconds that a late pump may make up for; so bursts are no longer than this."""
+NAP: Final = 0.0005
+"""Seconds; a loop that is woken more often does nothing else."""
+UNPACED: Final = 16
+"""The first segments of a path leave at once."""
+
+
+class ArqPath:
+    """The path to one peer."""
+
+    __slots__ = (
+        "_engines",
+        "_mss",
+        "_next_send_at",
+        "_order",
+        "_ready",
+        "_send_window",
+        "_sent",
+        "_timers",
+        "_touched",
+        "_waiting",
+        "model",
+        "tail",
+    )
+
+    def __init__(self, mss: int = MSS, send_window: int = WINDOW) -> None:
+        """`mss` in bytes; `send_window` in segments, less if the peer allows less."""
+        self.model = RateModel()
+        self.tail = TailBudget()
+        self._mss = mss
+        self._send_window = send_window
+        self._engines: dict[ArqEngine, None] = {}
+        self._touched: dict[ArqEngine, None] = {}
+        self._ready: deque[ArqEngine] = deque()
+        self._waiting: set[ArqEngine] = set()
+        """Those that wait for their peer's window."""
+        self._timers: list[tuple[float, int, ArqEngine]] = []
+        self._order = itertools.count()
+        self._next_send_at = -math.inf
+        self._sent = 0
+
+    @property
+    def rtt(self) -> float | None:
+        """Smoothed round-trip time in seconds; None before the first sample."""
+        return self.model.rtt.smoothed or self.model.rtt.told
+
+    def sample_rtt(self, seconds: float) -> None:
+        """Tell of a round trip that was measured outside of engines; of use until there are samples of our own."""
+        self.model.rtt.tell(seconds)
+
+    def open(self, conv: int, receive_window: int, now: float) -> Engine:
+        """A new engine on this path; `receive_window` is in segments."""
+        engine = ArqEngine(self, conv, receive_window, self._mss, self._send_window, now)
+        self._engines[engine] = None
+        return engine
+
+    def pump(self, now: float) -> tuple[list[tuple[Engine, list[bytes]]], float | None]:
+        """What may leave now, by conversation, and when to ask again; None means after the next call to one of its engines."""
+        self._run_timers(now)
+        seen, self._touched = self._touched, {}
+        for engine in seen:
+            engine.control(now)
+            self._waiting.discard(engine)
+            if not engine.is_ready:
+                engine.is_ready = True
+                self._ready.append(engine)
+        wake = self._serve(seen, now)
+        for engine in seen:
+            deadline = engine.deadline(now)
+            if deadline < engine.scheduled:
+                engine.scheduled = deadline
+                heapq.heappush(self._timers, (deadline, next(self._order), engine))
+        if self._timers:
+            wake = min(wake, max(self._timers[0][0], now + NAP))
+        batches: list[tuple[Engine, list[bytes]]] = []
+        for engine in seen:
+            datagrams = engine.take()
+            if datagrams:
+                batches.append((engine, datagrams))
+        return batches, None if wake == math.inf else wake
+
+    def _run_timers(self, now: float) -> None:
+        """A timer that turns out to be early costs one look; one that was put off is skipped when its time comes."""
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            time, _, engine = heapq.heappop(timers)
+            if time == engine.scheduled and not engine.closed:
+                engine.scheduled = math.inf
+                self._touched[engine] = None
+                engine.tick(now)
+
+    def _serve(self, seen: dict[ArqEngine, None], now: float) -> float:
+        """One segment after the other; returns when the next may leave, infinite if only input can change anything."""
+        model, ready = self.model, self._ready
+        self._next_send_at = max(self._next_send_at, now - CATCH_UP)
+        window, rate = model.window(), model.pacing_rate(now)
+        limit = Limit.RATE
+        while self._next_send_at <= now:
+            if model.inflight + FULL_SIZE > window:
+                limit = Limit.WINDOW
+                break
+            if not ready:
+                limit = Limit.PEER_WINDOW if self._waiting else Limit.APPLICATION
+                break
+            engine = ready[0]
+            size = engine.transmit(now)
+            if size:
+                ready.rotate(-1)
+                seen[engine] = None
+                self._sent += 1
+                if self._sent > UNPACED:
+                    self._next_send_at += size / rate
+            else:
+                ready.popleft()
+                engine.is_ready = False
+                if engine.sender.window_limited:
+                    self._waiting.add(engine)
+        model.limit(limit, now)
+        return max(self._next_send_at, now + NAP) if limit is Limit.RATE and ready else math.inf
+
+    # For engines.
+
+    def touch(self, engine: ArqEngine) -> None:
+        """Have `engine` looked at during the next pump."""
+        self._touched[engine] = None
+
+    def leave(self, engine: ArqEngine) -> None:
+        """Forget a closed engine."""
+        self._engines.pop(engine, None)
+        self._touched.pop(engine, None)
+        self._waiting.discard(engine)
+        if engine.is_ready:
+            engine.is_ready = False
+            self._ready.remove(engine)
+        if not self._engines:
+            self._timers.clear()

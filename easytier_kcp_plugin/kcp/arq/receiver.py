@@ -1,0 +1,180 @@
+"""The receiving half of a conversation: bytes in order, and what is said about them.  Sans-IO.
+
+ACKs leave with the batch of input that caused them, newest transmission last known; those above a gap are repeated, since a stock
+sender would otherwise never learn of a receipt whose ACK was lost.  Two kinds of senders are told apart by their `ts`: a clock
+shows the same value in two segments of a burst, transmission numbers never do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from easytier_kcp_plugin.kcp.arq.edge import WindowEdge
+from easytier_kcp_plugin.kcp.segment import SEGMENT, Command
+
+_U32: Final = 0xFFFF_FFFF
+
+# Wire constants: stock decides.
+ACKS_PER_DATAGRAM: Final = 50
+
+# Ours.
+REPEATS: Final = 24
+BUSY_BATCH: Final = 20
+BUSY_REPEATS: Final = 96
+"""A batch with so many new ACKs repeats as many as it has, up to this."""
+MAX_ACKS: Final = 4096
+"""Kept for the next pump; a PUSH beyond them goes unacknowledged."""
+DAMPING: Final = 2
+DAMPING_AGE: Final = 0.030
+"""Seconds.  So many ACKs of that age end each datagram for a clock sender; see docs/arq.md, A stock sender."""
+UNKNOWN_WINDOW: Final = 128
+"""Segments offered until it is known what kind of sender this is."""
+NUMBERED_AFTER: Final = 8
+"""PUSHes with a `ts` of their own."""
+_ACK: Final = int(Command.ACK)
+
+
+class Receiver:
+    """Sequence numbers are kept whole (they do not wrap), those of the wire are their low 32 bits."""
+
+    __slots__ = (
+        "_acks",
+        "_ahead",
+        "_capacity",
+        "_clock_ms",
+        "_conv",
+        "_damping",
+        "_distinct",
+        "_last_sn",
+        "_last_ts",
+        "_leftover",
+        "_queue",
+        "_recent",
+        "duplicates",
+        "edge",
+        "next",
+    )
+
+    def __init__(self, conv: int, capacity: int) -> None:
+        """`capacity` in segments: of those in order and unread, and once more of those out of order."""
+        self.next = 0
+        self.edge: WindowEdge | None = None
+        """Of a sender with a clock."""
+        self.duplicates = 0
+        self._conv = conv
+        self._capacity = capacity
+        self._queue: deque[bytes] = deque()
+        self._leftover = b""
+        self._ahead: dict[int, bytes] = {}
+        self._acks: list[tuple[int, int]] = []
+        self._recent: deque[tuple[int, int]] = deque(maxlen=BUSY_REPEATS)
+        self._damping: deque[tuple[float, int, int]] = deque(maxlen=MAX_ACKS)
+        self._last_ts = self._last_sn = -1
+        self._distinct = 0
+        self._clock_ms = 0
+
+    @property
+    def readable(self) -> bool:
+        """Whether `read` would return something."""
+        return bool(self._queue) or bool(self._leftover)
+
+    @property
+    def owes_acks(self) -> bool:
+        """Whether `acknowledge` has something to say."""
+        return bool(self._acks)
+
+    def push(self, sn: int, ts: int, payload: bytes, now: float) -> None:
+        """Take a PUSH in; both numbers as on the wire."""
+        number = self.next + _signed(sn - self.next)
+        if number >= self.next + self._capacity:
+            return
+        self._tell_kinds_apart(sn, ts)
+        if self.edge is not None:
+            self._clock_ms += _signed(ts - self._clock_ms)
+            self.edge.arrive(self._clock_ms, now)
+        if len(self._acks) < MAX_ACKS:
+            self._acks.append((number, ts))
+        if number < self.next or number in self._ahead:
+            self.duplicates += 1
+            return
+        self._ahead[number] = payload
+        self._queue_what_is_in_order()
+
+    def read(self, limit: int) -> bytes:
+        """Up to `limit` bytes."""
+        parts, size = [self._leftover], len(self._leftover)
+        while size < limit and self._queue:
+            part = self._queue.popleft()
+            parts.append(part)
+            size += len(part)
+            if not self._queue and self._ahead:
+                self._queue_what_is_in_order()
+        joined = b"".join(parts)
+        self._leftover = joined[limit:]
+        self._queue_what_is_in_order()
+        return joined[:limit]
+
+    def advance(self, rtt: float, now: float) -> None:
+        """Let the window's edge move; before `window` is asked for."""
+        if self.edge is not None:
+            self.edge.advance(self.next, rtt, now)
+
+    def window(self) -> int:
+        """Segments to advertise."""
+        free = max(0, self._capacity - len(self._queue))
+        if self.edge is not None:
+            return min(free, self.edge.window(self.next))
+        return free if self._distinct >= NUMBERED_AFTER else min(free, UNKNOWN_WINDOW)
+
+    def acknowledge(self, now: float) -> list[bytes]:
+        """Bodies of the datagrams that acknowledge what came since the last call."""
+        fresh, self._acks = self._acks, []
+        above = [ack for ack in reversed(self._recent) if ack[0] > self.next]
+        room = REPEATS if len(fresh) < BUSY_BATCH else min(BUSY_REPEATS, len(fresh) + 8)
+        damping = self._damping_acks(now) if self.edge is not None else []
+        # The damping ones come last: a stock sender's estimates are those of the last ACK it reads.
+        told = fresh + above[: room - len(damping)] + damping
+        if self.edge is not None:
+            self._damping.extend((now, sn, ts) for sn, ts in fresh)
+        self._recent.extend(ack for ack in fresh if ack[0] > self.next)
+        window, una, conv = self.window(), self.next & _U32, self._conv
+        encode = SEGMENT.pack
+        encoded = [encode(conv, _ACK, 0, window, ts, sn & _U32, una, 0) for sn, ts in told]
+        return [b"".join(encoded[start : start + ACKS_PER_DATAGRAM]) for start in range(0, len(encoded), ACKS_PER_DATAGRAM)]
+
+    def close(self) -> None:
+        """Drop everything."""
+        self._queue.clear()
+        self._ahead.clear()
+        self._recent.clear()
+        self._damping.clear()
+        self._acks = []
+        self._leftover = b""
+
+    def _damping_acks(self, now: float) -> list[tuple[int, int]]:
+        old: deque[tuple[int, int]] = deque(maxlen=DAMPING)
+        while self._damping and self._damping[0][0] <= now - DAMPING_AGE:
+            _, sn, ts = self._damping.popleft()
+            old.append((sn, ts))
+        return list(old)
+
+    def _queue_what_is_in_order(self) -> None:
+        ahead, queue = self._ahead, self._queue
+        while len(queue) < self._capacity and self.next in ahead:
+            queue.append(ahead.pop(self.next))
+            self.next += 1
+
+    def _tell_kinds_apart(self, sn: int, ts: int) -> None:
+        if self.edge is None:
+            if ts == self._last_ts and sn != self._last_sn:
+                self.edge = WindowEdge(self._capacity, cap=float(min(UNKNOWN_WINDOW, self._capacity)))
+                self._clock_ms = ts
+            elif ts != self._last_ts:
+                self._distinct += 1
+            self._last_ts, self._last_sn = ts, sn
+
+
+def _signed(difference: int) -> int:
+    """The difference of two sequence numbers, one of which may have wrapped."""
+    return ((difference + 0x8000_0000) & _U32) - 0x8000_0000

@@ -1,0 +1,203 @@
+"""Which question goes to which view: services, their method numbers, and the node that is meant.
+
+Domain names are empty but for TcpProxyRpc.  A service that is not here gets stock's error for an unknown one, on which the
+CLIs of 2.6 rely; all requests are answered at once, on the event loop.
+
+PeerManageRpc was renumbered in 2.6.2 without a sign.  A caller that names an instance, or has asked for the list of instances
+on the same connection, is taken for a new one, all others for one of 2.2 to 2.5.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError, Message
+
+from easytier_host.pb import common_pb2, peer_rpc_pb2, portal_own_pb2, portal_pb2
+from easytier_host.portal import views
+
+if TYPE_CHECKING:
+    from easytier_host.instance import Node
+
+logger = logging.getLogger("easytier.portal")
+
+View = Callable[["Node"], Message]
+
+# Wire: stock decides (CLI portal 10.3).
+_DOMAINS: Final[Mapping[str, tuple[str, bool | None]]] = {
+    "tcp": ("tcp", None),
+    "kcp_src": ("kcp", False),
+    "kcp_dst": ("kcp", True),
+    "quic_src": ("quic", False),
+    "quic_dst": ("quic", True),
+}
+"""Transport and direction of each list; None is both."""
+
+
+class PortalRefusal(Exception):
+    """A request is understood and refused; the text goes to the caller."""
+
+
+@dataclass(slots=True)
+class Session:
+    """What is known of one connection: whether its caller numbers the methods as 2.6.2 does."""
+
+    is_new: bool = field(default=False)
+
+
+def _nothing(_node: Node) -> Message:
+    return portal_pb2.EmptyResponse()
+
+
+def _list_peer(node: Node) -> Message:
+    return portal_pb2.ListPeerResponse(peer_infos=views.peer_infos(node))
+
+
+def _list_route(node: Node) -> Message:
+    return portal_pb2.ListRouteResponse(routes=views.routes(node))
+
+
+def _dump_route(node: Node) -> Message:
+    return portal_pb2.DumpRouteResponse(result="\n".join(str(route) for route in views.routes(node)))
+
+
+def _show_node_info(node: Node) -> Message:
+    return portal_pb2.ShowNodeInfoResponse(node_info=views.node_info(node))
+
+
+def _list_connector(node: Node) -> Message:
+    return portal_pb2.ListConnectorResponse(connectors=views.connectors(node))
+
+
+def _get_stats(node: Node) -> Message:
+    return portal_pb2.GetStatsResponse(metrics=views.metric_snapshots(node))
+
+
+def _get_prometheus(node: Node) -> Message:
+    return portal_pb2.GetPrometheusStatsResponse(prometheus_text=views.prometheus(views.metric_snapshots(node)))
+
+
+def _list_flows(node: Node) -> Message:
+    return portal_own_pb2.ListFlowsResponse(flows=views.flow_infos(node), unwatched=node.gate.table.unwatched)
+
+
+def _list_plugins(node: Node) -> Message:
+    return portal_own_pb2.ListPluginsResponse(plugins=views.plugin_infos(node))
+
+
+_OLD_PEER_METHODS: Final[tuple[View, ...]] = (
+    *(_list_peer, _list_route, _dump_route, _nothing, _nothing, _show_node_info, _nothing),
+)
+_NEW_PEER_METHODS: Final[tuple[View, ...]] = (
+    *(_list_peer, _nothing, _list_route, _dump_route, _nothing, _nothing, _show_node_info, _nothing),
+)
+"""Empty are public IPv6 addresses and foreign networks, which this node has none of."""
+
+_SERVICES: Final[Mapping[str, tuple[View, ...]]] = {
+    "ConnectorManageRpc": (_list_connector,),
+    "StatsRpc": (_get_stats, _get_prometheus),
+    "PythonNodeRpc": (_list_flows, _list_plugins),
+}
+"""Methods from number 1 on, of services that concern one node."""
+
+
+class PortalServices:
+    """Answers for `nodes`, a list that its owner keeps current: all nodes of the process."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = nodes
+
+    def answer(self, session: Session, descriptor: common_pb2.RpcDescriptor, content: bytes) -> peer_rpc_pb2.RpcResponse:
+        """The response to one request; never raises."""
+        response = peer_rpc_pb2.RpcResponse()
+        try:
+            request = peer_rpc_pb2.RpcRequest.FromString(content).request
+            answer = self._dispatch(session, descriptor, request)
+            if isinstance(answer, Message):
+                response.response = answer.SerializeToString()
+            elif answer is _NO_SERVICE:
+                response.error.invalid_service.service_name = descriptor.service_name
+            else:
+                response.error.invalid_method_index.service_name = descriptor.service_name
+                response.error.invalid_method_index.method_index = descriptor.method_index
+        except DecodeError:
+            response.error.prost_decode_error.SetInParent()
+        except PortalRefusal as refusal:
+            response.error.execute_error.error_message = str(refusal)
+        except Exception:
+            logger.exception("the portal failed on %s method %d", descriptor.service_name[:64], descriptor.method_index)
+            response.error.execute_error.error_message = "internal error, see the node's log"
+        return response
+
+    def _dispatch(self, session: Session, descriptor: common_pb2.RpcDescriptor, encoded: bytes) -> Message | object:
+        service, method = descriptor.service_name, descriptor.method_index
+        if service == "TcpProxyRpc":
+            if descriptor.domain_name not in _DOMAINS:
+                return _NO_SERVICE
+            return self._list_proxy_entries(descriptor.domain_name, encoded) if method == 1 else _NO_METHOD
+        if descriptor.domain_name:
+            return _NO_SERVICE
+        if service == "WebClientService":
+            session.is_new = True
+            return self._web_client(method, encoded)
+        if service == "PeerManageRpc":
+            session.is_new = session.is_new or portal_pb2.Request.FromString(encoded).HasField("instance")
+            methods = _NEW_PEER_METHODS if session.is_new else _OLD_PEER_METHODS
+        elif service in _SERVICES:
+            methods = _SERVICES[service]
+        else:
+            return _NO_SERVICE
+        if not 1 <= method <= len(methods):
+            return _NO_METHOD
+        return methods[method - 1](self._the_node(portal_pb2.Request.FromString(encoded)))
+
+    def _list_proxy_entries(self, domain: str, encoded: bytes) -> Message:
+        # Stock's CLI never says which instance it means here, so all of them answer.
+        request = portal_pb2.Request.FromString(encoded)
+        nodes = [self._the_node(request)] if request.HasField("instance") else self._nodes
+        transport, inbound = _DOMAINS[domain]
+        entries = [entry for node in nodes for entry in views.proxy_entries(node, transport, inbound=inbound)]
+        return portal_pb2.ListTcpProxyEntryResponse(entries=entries)
+
+    def _web_client(self, method: int, encoded: bytes) -> Message | object:
+        if method == 5:
+            return portal_pb2.ListNetworkInstanceResponse(
+                inst_ids=[views.uuid_message(node.config.instance_id) for node in self._nodes]
+            )
+        if method == 8:
+            wanted = list(portal_pb2.ListNetworkInstanceMetaRequest.FromString(encoded).inst_ids)
+            return portal_pb2.ListNetworkInstanceMetaResponse(metas=self._metas(wanted))
+        return _NO_METHOD
+
+    def _metas(self, wanted: Sequence[common_pb2.UUID]) -> Iterator[portal_pb2.NetworkInstanceMeta]:
+        for node in self._nodes:
+            inst_id = views.uuid_message(node.config.instance_id)
+            if inst_id in wanted:
+                yield portal_pb2.NetworkInstanceMeta(
+                    inst_id=inst_id,
+                    network_name=views.clean(node.config.network_name),
+                    instance_name=views.clean(node.config.instance_name),
+                    source=1,
+                )
+
+    def _the_node(self, request: portal_pb2.Request) -> Node:
+        selector = request.instance
+        match selector.WhichOneof("selector"):
+            case "id":
+                found = [node for node in self._nodes if views.uuid_message(node.config.instance_id) == selector.id]
+            case "instance_selector" if selector.instance_selector.HasField("name"):
+                name = selector.instance_selector.name
+                found = [node for node in self._nodes if views.clean(node.config.instance_name) == name]
+            case _:
+                found = list(self._nodes)
+        if len(found) == 1:
+            return found[0]
+        running = ", ".join(views.clean(node.config.instance_name) for node in self._nodes) or "none"
+        raise PortalRefusal(f"{'no' if not found else 'more than one'} instance fits; running: {running}")
+
+
+_NO_SERVICE: Final = object()
+_NO_METHOD: Final = object()

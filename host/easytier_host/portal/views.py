@@ -1,0 +1,314 @@
+"""A node as the messages of its portal show it (wire specification, CLI portal 10.4).  Reads the node, changes nothing.
+
+No secret leaves by here: of the configuration only named fields are told, never the network's secret nor options of plugins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from typing import TYPE_CHECKING, Final
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+from easytier_host.flows import Flow
+from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
+from easytier_host.peer_conn import PeerConn
+from easytier_host.route_records import PeerRecord, encode_ipv6_inet
+from easytier_host.tunnel.base import TunnelError
+from easytier_host.tunnel.url import TunnelUrl
+from easytier_host.version import EASYTIER_VERSION
+
+if TYPE_CHECKING:
+    from easytier_host.instance import Node
+
+# Wire: transports that stock knows by name, with their number.
+TRANSPORTS: Final = {"tcp": portal_pb2.Tcp, "kcp": portal_pb2.Kcp, "quic": portal_pb2.Quic}
+
+
+def uuid_message(value: UUID) -> common_pb2.UUID:
+    """Four big-endian words."""
+    words = [value.int >> shift & 0xFFFF_FFFF for shift in (96, 64, 32, 0)]
+    return common_pb2.UUID(part1=words[0], part2=words[1], part3=words[2], part4=words[3])
+
+
+def socket_address(ip: IPv4Address | IPv6Address, port: int) -> common_pb2.SocketAddr:
+    """An address with its port."""
+    if ip.version == 4:
+        return common_pb2.SocketAddr(ipv4=common_pb2.Ipv4Addr(addr=int(ip)), port=port)
+    words = [int(ip) >> shift & 0xFFFF_FFFF for shift in (96, 64, 32, 0)]
+    address = common_pb2.Ipv6Addr(part1=words[0], part2=words[1], part3=words[2], part4=words[3])
+    return common_pb2.SocketAddr(ipv6=address, port=port)
+
+
+def node_info(node: Node) -> portal_pb2.NodeInfo:
+    """The node itself."""
+    config = node.config
+    return portal_pb2.NodeInfo(
+        peer_id=node.peer_id,
+        ipv4_addr=str(config.ipv4 or ""),
+        proxy_cidrs=[
+            str(network.cidr) if network.mapped_cidr is None else f"{network.cidr}->{network.mapped_cidr}"
+            for network in config.proxy_networks
+        ],
+        hostname=clean(config.hostname),
+        stun_info=common_pb2.StunInfo(),
+        inst_id=str(config.instance_id),
+        listeners=node.listeners,
+        config=config_text(node),
+        version=EASYTIER_VERSION,
+        feature_flag=node.own_record.feature_flag,
+    )
+
+
+def config_text(node: Node) -> str:
+    """The configuration as TOML, without secrets and without what has its default."""
+    config, default = node.config, type(node.config.flags)()
+    lines = [f"instance_name = {_quoted(config.instance_name)}", f"instance_id = {_quoted(str(config.instance_id))}"]
+    lines.append(f"hostname = {_quoted(config.hostname)}")
+    lines += [f"{key} = {_quoted(str(value))}" for key, value in (("ipv4", config.ipv4), ("ipv6", config.ipv6)) if value]
+    lines.append(f"listeners = [{', '.join(map(_quoted, config.listeners))}]")
+    lines += ["", "[network_identity]", f"network_name = {_quoted(config.network_name)}"]
+    for url in config.peers:
+        lines += ["", "[[peer]]", f"uri = {_quoted(url)}"]
+    for network in config.proxy_networks:
+        lines += ["", "[[proxy_network]]", f"cidr = {_quoted(str(network.cidr))}"]
+        if network.mapped_cidr is not None:
+            lines.append(f"mapped_cidr = {_quoted(str(network.mapped_cidr))}")
+    lines += ["", "[flags]"]
+    for name in type(config.flags).__dataclass_fields__:
+        value = getattr(config.flags, name)
+        if value != getattr(default, name):
+            # JSON writes booleans, integers and strings as TOML does.
+            lines.append(f"{name} = {_quoted(value) if isinstance(value, str) else json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def peer_infos(node: Node) -> Iterator[portal_pb2.PeerInfo]:
+    """The neighbours with their connections."""
+    by_peer: dict[int, list[PeerConn]] = {}
+    for conn in node.peers():
+        by_peer.setdefault(conn.peer_id, []).append(conn)
+    for peer_id, conns in by_peer.items():
+        best = node.outbound.connection_to(peer_id)
+        yield portal_pb2.PeerInfo(
+            peer_id=peer_id,
+            conns=[_conn_info(node, conn) for conn in conns],
+            default_conn_id=None if best not in conns else uuid_message(_conn_id(node, best)),
+            directly_connected_conns=[uuid_message(_conn_id(node, conn)) for conn in conns],
+        )
+
+
+def routes(node: Node) -> Iterator[portal_pb2.Route]:
+    """All other nodes, neighbours included."""
+    paths = node.paths()
+    for record in node.routes():
+        hops, cost = paths.least_hops.get(record.peer_id), paths.least_cost.get(record.peer_id)
+        if hops is None or cost is None:
+            continue
+        route = portal_pb2.Route(
+            peer_id=record.peer_id,
+            next_hop_peer_id=hops.next_hop,
+            cost=hops.hops,
+            path_latency=hops.latency_ms,
+            proxy_cidrs=map(str, record.proxy_cidrs),
+            hostname=record.hostname,
+            stun_info=_stun_info(record),
+            inst_id=str(record.inst_id),
+            version=record.easytier_version,
+            feature_flag=record.feature_flag,
+            next_hop_peer_id_latency_first=cost.next_hop,
+            cost_latency_first=cost.hops,
+            path_latency_latency_first=cost.latency_ms,
+        )
+        if record.ipv4 is not None:
+            route.ipv4_addr.CopyFrom(_ipv4_inet(record.ipv4))
+        if record.ipv6 is not None:
+            route.ipv6_addr.CopyFrom(encode_ipv6_inet(record.ipv6))
+        yield route
+
+
+def connectors(node: Node) -> Iterator[portal_pb2.Connector]:
+    """The peers that the configuration names.
+
+    A connection does not remember the name it was dialled by, so a peer given by name counts as connected when any connection
+    that this node opened has its scheme and port.
+    """
+    dialled = [TunnelUrl.parse(conn.tunnel.info.remote_url) for conn in node.peers() if conn.is_initiator and _is_url(conn)]
+    for text in node.config.peers:
+        url = TunnelUrl.parse(text)
+        connected = any(
+            (url.scheme, url.port) == (other.scheme, other.port) and (url.host == other.host or not url.is_literal)
+            for other in dialled
+        )
+        status = portal_pb2.CONNECTED if connected else portal_pb2.CONNECTING
+        yield portal_pb2.Connector(url=common_pb2.Url(url=text), status=status)
+
+
+def proxy_entries(node: Node, transport: str, *, inbound: bool | None) -> Iterator[portal_pb2.TcpProxyEntry]:
+    """The flows of one transport in stock's form; `inbound` None means both ways.
+
+    Those that others opened are listed while they live, as by stock; all others for as long as they linger.
+    """
+    for flow in node.gate.table:
+        is_inbound = flow.direction == "inbound"
+        if flow.transport != transport or inbound not in (None, is_inbound):
+            continue
+        if inbound and flow.ended is not None:
+            continue
+        key = flow.key
+        yield portal_pb2.TcpProxyEntry(
+            src=socket_address(key.source_ip, key.source_port),
+            dst=socket_address(key.destination_ip, key.destination_port),
+            start_time=max(0, int(flow.started_at)),
+            state=_proxy_state(flow),
+            transport_type=TRANSPORTS[transport],
+        )
+
+
+def flow_infos(node: Node) -> Iterator[portal_own_pb2.FlowInfo]:
+    """The flows as this node knows them."""
+    for flow in node.gate.table:
+        key, peer = flow.key, flow.peer
+        yield portal_own_pb2.FlowInfo(
+            id=flow.id,
+            src=socket_address(key.source_ip, key.source_port),
+            dst=socket_address(key.destination_ip, key.destination_port),
+            direction=flow.direction,
+            peer_id=0 if peer is None else peer.peer_id,
+            peer_hostname="" if peer is None else peer.hostname,
+            transport=flow.transport or "",
+            reason=clean(flow.reason),
+            state=_flow_state(flow),
+            end_reason="" if flow.ended is None else clean(flow.ended.reason),
+            start_time_ms=max(0, int(flow.started_at * 1000)),
+            bytes_sent=flow.bytes_sent,
+            bytes_received=flow.bytes_received,
+        )
+
+
+def plugin_infos(node: Node) -> Iterator[portal_own_pb2.PluginInfo]:
+    """The plugins that this node knows, loaded or not."""
+    for row in node.plugins.describe() if node.plugins is not None else ():
+        yield portal_own_pb2.PluginInfo(
+            name=row.name,
+            version=row.version,
+            distribution=row.distribution,
+            hooks=row.hooks,
+            status=clean(f"{row.state}: {row.error}" if row.error else str(row.state)),
+        )
+
+
+def metric_snapshots(node: Node) -> Iterator[portal_pb2.MetricSnapshot]:
+    """Counters by stock's names where they mean the same, and all of this node's by their own with the prefix `node_`."""
+    counters = node.metrics.as_dict()
+    labels = {"network_name": clean(node.config.network_name)}
+    stock = {
+        "traffic_bytes_rx": "received_bytes",
+        "traffic_bytes_tx": "sent_bytes",
+        "traffic_packets_forwarded": "relayed_frames",
+        "traffic_packets_rx": "received_frames",
+        "traffic_packets_tx": "sent_frames",
+    }
+    for name, field in stock.items():
+        yield portal_pb2.MetricSnapshot(name=name, value=counters[field], labels=labels)
+    for name in sorted(counters):
+        yield portal_pb2.MetricSnapshot(name=f"node_{name}", value=counters[name], labels=labels)
+
+
+def prometheus(snapshots: Iterable[portal_pb2.MetricSnapshot]) -> str:
+    """Counters in the text format of Prometheus."""
+    lines: list[str] = []
+    for name, group in _by_name(snapshots).items():
+        lines.append(f"# TYPE {name} counter")
+        for snapshot in group:
+            labels = ",".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in snapshot.labels.items())
+            lines.append(f"{name}{{{labels}}} {snapshot.value}")
+    return "\n".join(lines) + "\n"
+
+
+def _by_name(snapshots: Iterable[portal_pb2.MetricSnapshot]) -> dict[str, list[portal_pb2.MetricSnapshot]]:
+    groups: dict[str, list[portal_pb2.MetricSnapshot]] = {}
+    for snapshot in snapshots:
+        groups.setdefault(snapshot.name, []).append(snapshot)
+    return groups
+
+
+def _conn_id(node: Node, conn: PeerConn) -> UUID:
+    """Connections have no id of their own; this one stays the same while the connection lives."""
+    return uuid5(NAMESPACE_OID, f"{node.peer_id} {conn.peer_id} {conn.opened_at!r} {conn.tunnel.info.remote_url}")
+
+
+def _conn_info(node: Node, conn: PeerConn) -> portal_pb2.PeerConnInfo:
+    info = conn.tunnel.info
+    return portal_pb2.PeerConnInfo(
+        conn_id=str(_conn_id(node, conn)),
+        my_peer_id=node.peer_id,
+        peer_id=conn.peer_id,
+        tunnel=portal_pb2.TunnelInfo(
+            tunnel_type=info.scheme,
+            local_addr=common_pb2.Url(url=info.local_url),
+            remote_addr=common_pb2.Url(url=info.remote_url),
+        ),
+        stats=portal_pb2.PeerConnStats(
+            rx_bytes=conn.received_bytes,
+            tx_bytes=conn.sent_bytes,
+            rx_packets=conn.received_frames,
+            tx_packets=conn.sent_frames,
+            latency_us=round((conn.latency or 0.0) * 1e6),
+        ),
+        loss_rate=conn.loss,
+        is_client=conn.is_initiator,
+        network_name=clean(node.config.network_name),
+        is_closed=conn.tunnel.closed,
+    )
+
+
+def _stun_info(record: PeerRecord) -> common_pb2.StunInfo:
+    info = common_pb2.StunInfo()
+    # A peer may announce a number that has no name; those who show it would end themselves.
+    if record.udp_nat_type in common_pb2.NatType.values():
+        info.udp_nat_type = record.udp_nat_type  # type: ignore[assignment]
+    return info
+
+
+def _ipv4_inet(interface: IPv4Interface) -> common_pb2.Ipv4Inet:
+    return common_pb2.Ipv4Inet(address=common_pb2.Ipv4Addr(addr=int(interface.ip)), network_length=interface.network.prefixlen)
+
+
+def _is_url(conn: PeerConn) -> bool:
+    try:
+        TunnelUrl.parse(conn.tunnel.info.remote_url)
+    except TunnelError:
+        return False
+    return True
+
+
+def _proxy_state(flow: Flow) -> portal_pb2.TcpProxyEntryState:
+    if flow.ended is not None:
+        return portal_pb2.Closed
+    if flow.held:
+        return portal_pb2.SynReceived
+    if not flow.connected:
+        return portal_pb2.ConnectingDst
+    # What others opened is connected until it has ended, as in stock.
+    if flow.direction == "inbound" or flow.fin_source == flow.fin_destination:
+        return portal_pb2.Connected
+    return portal_pb2.ClosingSrc if flow.fin_source else portal_pb2.ClosingDst
+
+
+def _flow_state(flow: Flow) -> str:
+    if flow.ended is not None:
+        return type(flow.ended).__name__.lower()
+    if not flow.connected:
+        return "seen" if flow.transport is None or flow.held else "connecting"
+    return "half-closed" if flow.fin_source or flow.fin_destination else "connected"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(clean(text), ensure_ascii=False)
+
+
+def clean(text: str) -> str:
+    """Lone surrogates, which the system's host name may hold, cannot be encoded."""
+    return text.encode(errors="replace").decode()

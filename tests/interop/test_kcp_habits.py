@@ -1,0 +1,137 @@
+"""Applications with awkward habits over KCP: half-closes, readers that sleep, targets that refuse or say nothing, used ports.
+
+n1 source 10.99.0.1 ==50 ms there and back== 10.99.0.2 n2 destination 10.77.0.1 ==== 10.77.0.2 lan     overlay 10.144.0.1, .2
+
+A genuine core ends both directions of a flow at the first end of one; what is tested with it is what it can do.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from bench.link import LinkOptions
+from tests.interop.kcp_scenes import DELAY, DIRECTIONS, JITTER, KcpPair, endings, kcp_pair, transports
+from tests.interop.scenes import REHEARSAL
+from tests.netns.nodes import OurNode
+from tests.netns.requirements import INTEROP
+from tests.netns.tcp_games import Games, finish, games
+from tests.netns.topology import wait_for
+
+pytestmark = [
+    *INTEROP,
+    pytest.mark.skipif(shutil.which("nft") is None and not os.environ.get("CI"), reason="needs the command nft"),
+]
+
+CLOSED_PORT = 9
+SILENT_PORT = 7777
+"""Dropped by a filter at the destination: a target that never answers."""
+
+
+@pytest.fixture(scope="module", params=DIRECTIONS)
+def joined(request: pytest.FixtureRequest) -> Iterator[tuple[str, KcpPair, Games]]:
+    link = LinkOptions(delay=DELAY, jitter=JITTER)
+    with kcp_pair(*DIRECTIONS[request.param], link=link) as nodes, nodes.games() as played:
+        for words in (
+            "add table ip silence",
+            "add chain ip silence input { type filter hook input priority 0 ; }",
+            f"add rule ip silence input tcp dport {SILENT_PORT} drop",
+        ):
+            nodes.destination.namespace.run("nft", *words.split())
+        yield request.param, nodes, played
+
+
+def test_an_end_of_the_request_is_no_end_of_the_flow(joined: tuple[str, KcpPair, Games]) -> None:
+    name, _, played = joined
+    if name == "stock-ours" or REHEARSAL:
+        pytest.skip("a genuine source ends the flow when its application ends one direction")
+    played.play("half_close", late=1.0)
+
+
+def test_an_answer_may_wait_for_the_end_of_the_request(joined: tuple[str, KcpPair, Games]) -> None:
+    name, _, played = joined
+    if name != "ours-ours" or REHEARSAL:
+        pytest.skip("a genuine core ends both directions at the end of one")
+    played.play("digest_at_end", size_bytes=300_000)
+
+
+def test_a_reader_that_sleeps_costs_no_memory(joined: tuple[str, KcpPair, Games]) -> None:
+    _, nodes, played = joined
+    ours = [node for node in (nodes.source, nodes.destination) if isinstance(node, OurNode)]
+    played.play("download", size_bytes=1_000_000)
+    before = [node.process.resident_bytes() for node in ours]
+    client = played.begin("download", size_bytes=40_000_000, sleep=3.0, after_bytes=500_000)
+    highest = list(before)
+
+    def ended() -> bool:
+        for index, node in enumerate(ours):
+            highest[index] = max(highest[index], node.process.resident_bytes())
+        return not client.running
+
+    wait_for(ended, "end of the download", 40)
+    finish(client)
+    for node, low, high in zip(ours, before, highest, strict=True):
+        assert high - low < 24_000_000, f"{node!r} grew by {high - low} bytes"
+
+
+def test_a_refusal_is_felt_at_once(joined: tuple[str, KcpPair, Games]) -> None:
+    name, nodes, played = joined
+    answer = played.play("attempt", port=CLOSED_PORT, limit=10.0)
+    if name == "stock-ours" or REHEARSAL:
+        assert answer["outcome"] in ("reset", "closed")
+    else:
+        assert answer["outcome"] in ("refused", "reset")
+        assert endings(nodes.source, "Failed")[-1] in ("the peer could not reach the destination", "KCP: reset by the peer")
+    assert answer["seconds"] < 1.0
+
+
+def test_a_target_that_never_answers_ends_in_a_reset(joined: tuple[str, KcpPair, Games]) -> None:
+    name, _, played = joined
+    if name == "stock-ours" or REHEARSAL:
+        pytest.skip("our destination does the same for our own source")
+    answer = played.play("attempt", port=SILENT_PORT, limit=20.0)
+    assert answer["outcome"] in ("reset", "closed")
+    assert 5.0 < answer["seconds"] < 14.0
+
+
+def test_a_source_port_may_be_used_again_and_by_two_flows_at_once(joined: tuple[str, KcpPair, Games]) -> None:
+    name, nodes, played = joined
+    if name == "stock-ours" or REHEARSAL:
+        pytest.skip("a genuine source knows flows by their source port alone")
+    with games(nodes.source.namespace, nodes.destination.namespace, nodes.destination.address) as other:
+        others = [[other.address, other.port_of("answer")]]
+        played.play("same_port", others=others, own_port=33_333, rounds=10)
+
+
+def test_a_syn_that_is_repeated_while_it_is_held_opens_one_flow(joined: tuple[str, KcpPair, Games]) -> None:
+    """The kernel repeats a TCP SYN after 1 s; KCP needs 1.2 s here."""
+    name, nodes, played = joined
+    if name == "stock-ours" or REHEARSAL:
+        pytest.skip("a genuine source answers the application before it asks the peer")
+    before = len(transports(nodes.source, "kcp"))
+    nodes.link.change(delay=0.6)
+    try:
+        answer = played.play("flows", count=3, limit=15.0)
+    finally:
+        nodes.link.change(delay=DELAY)
+    assert answer["errors"] == []
+    assert len(transports(nodes.source, "kcp")) - before == 3
+    assert transports(nodes.source, "tcp") == []
+
+
+def test_an_end_that_a_genuine_core_told_in_vain_is_found_out() -> None:
+    """Its FIN (flags at byte 36 of an unencrypted frame) goes out once only; here none arrives."""
+    with kcp_pair("ours", "stock", algorithm="off") as nodes, nodes.games() as played:
+        for words in (
+            "add table ip losses",
+            "add chain ip losses input { type filter hook input priority 0 ; }",
+            "add rule ip losses input iifname link0 meta l4proto udp @th,192,8 0x0c @th,352,8 0x04 counter drop",
+        ):
+            nodes.source.namespace.run("nft", *words.split())
+        answer = played.play("download", size_bytes=50_000, limit=10.0)
+        assert "packets 0 " not in nodes.source.namespace.run("nft", "list", "table", "ip", "losses").stdout
+        assert answer["seconds"] < 4.0
+        assert endings(nodes.source, "Closed") == ["FIN both ways"]
