@@ -123,9 +123,6 @@ def _instances(client: PortalClient, options: Namespace) -> list[tuple[tuple[str
     if options.instance_name is not None:
         selector = portal_pb2.InstanceSelector(name=options.instance_name)
         return [(("", ""), portal_pb2.InstanceIdentifier(instance_selector=selector))]
-    if options.command == "proxy" and not (options.wide or options.closed or options.action):
-        # Stock's lists of flows are asked of all instances at once.
-        return anybody
     try:
         metas = client.instances()
     except ServiceMissingError:

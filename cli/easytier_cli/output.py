@@ -15,10 +15,9 @@ from typing import Any, Final
 
 from easytier_cli.diagnostics import Exit
 
-# Wire: stock decides.
-SHORTEST_CUT: Final = 6
-LONGEST_CUT: Final = 24
 ELLIPSIS: Final = "..."
+SHORTEST_CUT: Final = 6
+"""Characters, those of the ellipsis included."""
 
 _CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -27,13 +26,15 @@ _CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 class Report:
     """What a command found: `data` for JSON; for people `text`, or a table.
 
-    `droppable` are the columns that a narrow terminal does without, first to go first.
+    `droppable` are the columns that a narrow terminal does without, first to go first; `cuttable` is the one whose cells are
+    then cut to what is left.
     """
 
     data: object
     headers: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     droppable: Sequence[str] = ()
+    cuttable: str = ""
     text: str | None = None
     status: Exit = Exit.OK
     notes: Sequence[str] = field(default_factory=tuple)
@@ -43,19 +44,27 @@ class Report:
         """The text for people; `width` in columns, None: as wide as it is."""
         if self.text is not None:
             return "\n".join(printable(line) for line in self.text.rstrip("\n").split("\n"))
-        return table(self.headers, self.rows, self.droppable, width)
+        return table(self.headers, self.rows, width, self.droppable, self.cuttable)
 
 
 def table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], droppable: Sequence[str] = (), width: int | None = None
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int | None = None,
+    droppable: Sequence[str] = (),
+    cuttable: str = "",
 ) -> str:
-    """A table in Markdown style that fits `width` columns, as far as `droppable` allows."""
+    """A table in Markdown style that fits `width` columns, as far as `droppable` and `cuttable` allow; see `Report`."""
     lines = [[printable(cell) for cell in line] for line in (headers, *rows)]
     for name in droppable:
         if width is None or _total_width(lines) <= width or name not in lines[0]:
             continue
         index = lines[0].index(name)
         lines = [line[:index] + line[index + 1 :] for line in lines]
+    if width is not None and cuttable in lines[0]:
+        index = lines[0].index(cuttable)
+        room = max(SHORTEST_CUT, _widths(lines)[index] - max(0, _total_width(lines) - width))
+        lines = [[*line[:index], _cut(line[index], room), *line[index + 1 :]] for line in lines]
     widths = _widths(lines)
     drawn = ["| " + " | ".join(_pad(cell, width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
     drawn.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -143,6 +152,14 @@ def _scaled(count: int, step: int, units: Sequence[str]) -> str:
 
 def _columns(text: str) -> int:
     return len(text) if text.isascii() else sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _cut(cell: str, room: int) -> str:
+    if _columns(cell) <= room:
+        return cell
+    while _columns(cell) > room - len(ELLIPSIS):
+        cell = cell[:-1]
+    return cell + ELLIPSIS
 
 
 def _pad(cell: str, width: int) -> str:

@@ -121,8 +121,8 @@ class HostServices(Protocol):
     def claim(self, key: FlowKey, handler: FrameHandler) -> Callable[[], None]:
         """Give every later device frame with exactly this source and destination to `handler` instead of the overlay.
 
-        The claim ends when a TCP SYN begins another connection between the same ends.  Unless the flow's end was reported before,
-        the handler gets that SYN as its last frame.
+        The claim ends when a TCP SYN begins another connection between the same ends.  Unless the flow's end was reported
+        before, the handler gets that SYN as its last frame.
         Returns a function that ends the claim; calling it twice does no harm. Raises ValueError if the key is claimed already.
         """
         ...

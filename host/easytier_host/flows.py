@@ -72,6 +72,8 @@ class Flow:
         "reason",
         "reported_by_transport",
         "reported_bytes",
+        "retransmitted",
+        "rtt",
         "started_at",
         "transport",
     )
@@ -90,6 +92,9 @@ class Flow:
         self.reason = ""
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.rtt: float | None = None
+        """Seconds, and `retransmitted` segments, as the transport reported them last; None where it does not measure them."""
+        self.retransmitted: int | None = None
         self.reported_bytes = 0
         self.reported_by_transport = False
         """A transport carries it and says what happens; segments are not looked at."""
@@ -193,8 +198,9 @@ class FlowTable:
                 flow.fin_source = True
             case HalfClosed("destination"):
                 flow.fin_destination = True
-            case Counters(bytes_sent, bytes_received):
+            case Counters(bytes_sent, bytes_received, rtt, retransmitted):
                 flow.bytes_sent, flow.bytes_received = bytes_sent, bytes_received
+                flow.rtt, flow.retransmitted = rtt, retransmitted
             case Closed() | Failed():
                 flow.ended, flow.ended_at = event, now
                 self._ended[flow.id] = flow

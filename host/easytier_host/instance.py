@@ -103,6 +103,8 @@ class Node:
         self.metrics = Metrics()
         self.nic = nic
         self.plugins = plugins
+        self.portal_port: int | None = None
+        """Port of the portal that answers for this node, which its owner sets."""
         self.failure: str | None = None
         """Why the node stopped by itself; None while it runs or when it was told to stop."""
         self.tasks: TaskGroup
@@ -130,8 +132,9 @@ class Node:
         return [listener.url for listener in self._listeners]
 
     def listener_ports(self) -> frozenset[int]:
-        """The ports of those."""
-        return frozenset(TunnelUrl.parse(url).port for url in self.listeners)
+        """The ports of those, and of the portal: nobody is led to them through the overlay."""
+        ports = {TunnelUrl.parse(url).port for url in self.listeners}
+        return frozenset(ports if self.portal_port is None else ports | {self.portal_port})
 
     def peers(self) -> list[PeerConn]:
         """The connections to neighbours."""

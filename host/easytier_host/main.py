@@ -117,21 +117,24 @@ async def _run_nodes(configs: Sequence[Config]) -> None:
     running: list[Node] = []
     async with anyio.create_task_group() as group:
         await group.start(_stop_on_signal, running, group.cancel_scope)
-        await _open_portal(configs[0], running, group)
+        portal_port = await _open_portal(configs[0], running, group)
         async with anyio.create_task_group() as nodes:
             for config in configs:
-                nodes.start_soon(_run_node, config, running, name=f"instance {config.instance_name}")
+                nodes.start_soon(_run_node, config, running, portal_port, name=f"instance {config.instance_name}")
         group.cancel_scope.cancel()
 
 
-async def _open_portal(config: Config, running: Sequence[Node], group: TaskGroup) -> None:
-    """One portal for the process, as the first configuration has it.  Only one that was asked for is worth not to start."""
+async def _open_portal(config: Config, running: Sequence[Node], group: TaskGroup) -> int | None:
+    """Start the portal of the process, as the first configuration has it, and return its port; None without one.
+
+    Raises `PortalError` if it cannot listen where it was told to; the default is no condition for the nodes to run.
+    """
     from easytier_host.portal import address
     from easytier_host.portal.server import Portal, PortalError
 
     wanted = address.parse(config.rpc_portal)
     if wanted is None:
-        return
+        return None
     portal = Portal(wanted, config.rpc_portal_whitelist, running)
     try:
         await portal.open()
@@ -139,14 +142,17 @@ async def _open_portal(config: Config, running: Sequence[Node], group: TaskGroup
         if wanted.required:
             raise
         logger.warning("easytier-cli cannot ask this process: %s", error)
-        return
+        return None
     group.start_soon(portal.run, name="portal")
+    return portal.port
 
 
-async def _run_node(config: Config, running: list[Node]) -> None:
+async def _run_node(config: Config, running: list[Node], portal_port: int | None) -> None:
     from easytier_host.instance import Node
 
-    async with Node(config) as node:
+    node = Node(config)
+    node.portal_port = portal_port
+    async with node:
         running.append(node)
         try:
             await node.wait_closed()

@@ -32,10 +32,13 @@ def test_kcp_passes_a_relay(kinds: tuple[str, str, str]) -> None:
             each.start()
         wait_joined(nodes)
         with games(nodes[0].namespace, nodes[2].namespace, nodes[2].address) as played:
-            played.play("download", size_bytes=5_000_000)
+            genuine = kinds[0] == kinds[2] == "stock"
+            if not genuine:
+                # A genuine source loses the tail if the end of the flow follows at once.
+                played.play("download", size_bytes=5_000_000)
             played.play("upload", size_bytes=5_000_000)
             # Five at once are too many for a genuine pair: its accept queue holds four, and the fifth hangs.
-            assert played.play("flows", count=20, at_once=1 if kinds[0] == "stock" else 5)["errors"] == []
+            assert played.play("flows", count=20, at_once=1 if genuine else 5)["errors"] == []
             played.play("banner")
         for each in (nodes[0], nodes[2]):
             if isinstance(each, OurNode):

@@ -30,7 +30,9 @@ def doctor(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None,
     found += _plugins(client, instance)
     data = [{"status": status, "subject": subject, "text": text} for status, subject, text in found]
     failed = any(status == "fail" for status, _, _ in found)
-    return Report(data, ("status", "subject", "finding"), found, status=Exit.UNHEALTHY if failed else Exit.OK)
+    return Report(
+        data, ("status", "subject", "finding"), found, cuttable="finding", status=Exit.UNHEALTHY if failed else Exit.OK
+    )
 
 
 def _connectors(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None) -> list[tuple[str, str, str]]:

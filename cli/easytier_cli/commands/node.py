@@ -50,7 +50,7 @@ def stats(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, 
         )
         for metric in metrics
     ]
-    return Report([output.plain(metric) for metric in metrics], ("Metric Name", "Value", "Labels"), rows, ("Labels",))
+    return Report([output.plain(metric) for metric in metrics], ("Metric Name", "Value", "Labels"), rows, cuttable="Labels")
 
 
 def plugins(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:

@@ -34,7 +34,9 @@ def proxy(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, 
     notes = (f"{answer.unwatched} more flows were not watched, for the table was full",) if answer.unwatched else ()
     now = time.time()
     rows = [_wide_row(flow, now) for flow in flows]
-    return Report([_wide_object(flow) for flow in flows], WIDE, rows, ("retr", "rtt", "age", "received", "sent"), notes=notes)
+    return Report(
+        [_wide_object(flow) for flow in flows], WIDE, rows, ("retr", "rtt", "age", "received", "sent"), "why", notes=notes
+    )
 
 
 def _narrow(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:
@@ -66,8 +68,13 @@ def _wide_row(flow: portal_own_pb2.FlowInfo, now: float) -> Sequence[str]:
         f"{flow.rtt_us / 1000:.1f} ms" if flow.HasField("rtt_us") else "-",
         str(flow.retransmitted) if flow.HasField("retransmitted") else "-",
         age(now - flow.start_time_ms / 1000),
-        flow.end_reason or flow.reason or "-",
+        _reasons(flow),
     )
+
+
+def _reasons(flow: portal_own_pb2.FlowInfo) -> str:
+    """Why it ended, and why it went that way."""
+    return "; ".join(filter(None, (flow.end_reason, flow.reason))) or "-"
 
 
 def _wide_object(flow: portal_own_pb2.FlowInfo) -> dict[str, object]:
@@ -102,8 +109,7 @@ def _why(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, o
         flow for flow in answer.flows if output.ipv4(flow.dst.ipv4) == address and (not port or flow.dst.port == int(port))
     ]
     lines += [
-        f"  {flow.transport or '-'}   {output.socket_address(flow.src)}: {flow.state}, {flow.end_reason or flow.reason}"
-        for flow in wanted
+        f"  {flow.transport or '-'}   {output.socket_address(flow.src)}: {flow.state}, {_reasons(flow)}" for flow in wanted
     ]
     if not wanted:
         lines.append("  no flow there")

@@ -1,8 +1,8 @@
 """Which transmissions of a conversation are lost, and which only have a lost ACK.  Sans-IO; `sender.py` feeds it and repairs.
 
-A transmission is lost once one sent three numbers later has arrived and more time has passed than datagrams were seen to overtake
-each other.  Stock forgets an ACK once it is sent, so a lost datagram of ACKs leaves a gap as well, one between two such datagrams:
-its transmissions are *presumed* to have arrived until the peer's una shows the contrary.
+A transmission is lost once one sent three numbers later has arrived and more time has passed than datagrams were seen to
+overtake each other.  Stock forgets an ACK once it is sent, so a lost datagram of ACKs leaves a gap as well, one between two
+such datagrams: its transmissions are *presumed* to have arrived until the peer's una shows the contrary.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ class Counters:
 
 @dataclass(slots=True)
 class Detector:
-    """The transmissions of one conversation.  `repair` is called with each segment that has to be sent again, `suspect` with those that
-    are presumed to have arrived when waiting for proof would stall the window."""
+    """The transmissions of one conversation.
+
+    `repair` is called with each segment that has to be sent again, `suspect` with those that are presumed to have arrived when
+    waiting for proof would stall the window.
+    """
 
     model: RateModel
     repair: Callable[[OutSegment], None]

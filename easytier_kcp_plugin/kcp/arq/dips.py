@@ -1,4 +1,7 @@
-"""Short slow-downs that show what a path's empty queue and its own losses look like.  Decides when and how deep; `rate.py` obeys."""
+"""Short changes of the rate that show something: dips a path's empty queue and its own losses, surges whether it carries more.
+
+Here is decided when, how long and how deep; `rate.py` obeys.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ SHALLOW: Final = 0.85
 DEEP: Final = 0.5
 LOW_GAIN_EPOCHS: Final = 10
 """So many epochs of braking in a row: the lowest RTT is perhaps no longer true."""
+SURGE_ROUNDS: Final = 8
+SURGE_ROUNDS_MAX: Final = 64
+_SURGE_HELPED: Final = 1.08
+_SURGE_AGAIN: Final = 3
 
 
 @dataclass(slots=True)
@@ -66,3 +73,25 @@ class Dips:
         self._watching, self._lowest = True, math.inf
         self.count += 1
         self._next_at = now + (EARLY_INTERVAL if self.count < _EARLY else INTERVAL)
+
+
+@dataclass(slots=True)
+class Surges:
+    """The plan of one path's surges, each an RTT long."""
+
+    until: float = 0.0
+    _round: int = 0
+    _gap: int = SURGE_ROUNDS
+    _bandwidth: float = 0.0
+
+    def consider(self, now: float, number: int, bandwidth: float, lowest: float) -> None:
+        """Perhaps begin one, in round `number` of a calm path; `bandwidth` is what it carries, `lowest` its RTT."""
+        if number < self._round:
+            return
+        again = False
+        if self._bandwidth:
+            again = bandwidth > _SURGE_HELPED * self._bandwidth
+            self._gap = SURGE_ROUNDS if again else min(SURGE_ROUNDS_MAX, 2 * self._gap)
+        self._bandwidth = bandwidth
+        self.until = now + lowest
+        self._round = number + (_SURGE_AGAIN if again else self._gap)

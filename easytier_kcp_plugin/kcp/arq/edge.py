@@ -1,8 +1,8 @@
 """How fast the receive window of a sender without pacing may open.  Sans-IO; `receiver.py` asks.
 
 A stock sender sends at once all that its window allows, and overruns the queue of the bottleneck.  Its `ts` is a clock in
-milliseconds, so arrival minus `ts` shows that queue: the window's right edge is let advance only as fast as the path delivers, and
-the window kept no larger than what holds the queue near a target.  Figures are in docs/arq.md, A stock sender.
+milliseconds, so arrival minus `ts` shows that queue: the window's right edge is let advance only as fast as the path delivers,
+and the window kept no larger than what holds the queue near a target.  Figures are in docs/arq.md, A stock sender.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ ASK_MIN: Final = 0.2
 ASK_MAX: Final = 2.0
 TELL_AGAIN: Final = (0.02, 0.06)
 """After a window that was shut has opened: it is told at once, and then once more after each of these."""
+TELL_SHARE: Final = 8
+"""A window that has opened by one of so many parts is told at once."""
 _PUSH: Final = int(Command.PUSH)
 _ACK: Final = int(Command.ACK)
 _WASK: Final = int(Command.WASK)
@@ -72,6 +74,7 @@ class ArqEngine:
         "_sent",
         "_tell_at",
         "_told_at",
+        "_told_edge",
         "_told_window",
         "is_ready",
         "receiver",
@@ -92,7 +95,7 @@ class ArqEngine:
         self._out: list[bytes] = []
         self._open_datagram = False
         self._full_window = WINDOW
-        self._told_window = receive_window
+        self._told_window = self._told_edge = receive_window
         self._told_at = -math.inf
         self._owes_window = False
         self._tell_at: list[float] = []
@@ -213,7 +216,7 @@ class ArqEngine:
     def receive(self, limit: int) -> bytes:
         """Up to `limit` bytes that arrived in order."""
         data = self.receiver.read(limit)
-        if not self._told_window and not self._closed and self.receiver.window():
+        if not self._closed and self._window_opened():
             self._path.touch(self)
         return data
 
@@ -257,10 +260,7 @@ class ArqEngine:
         if self._tell_at and self._tell_at[0] <= now:
             self._tell_at.pop(0)
             self._owes_window = True
-        window = receiver.window()
-        if not self._told_window and window:
-            self._owes_window = True
-        if self._edge_due(now) and window > self._told_window:
+        if self._window_opened() or (self._edge_due(now) and receiver.window() > self._told_window):
             self._owes_window = True
         if self._owes_window:
             self._owes_window = False
@@ -303,8 +303,10 @@ class ArqEngine:
     # Helpers.
 
     def _parse(self, datagram: bytes) -> list[tuple[int, int, int, int, int, int]]:
-        """(command, ts, sn, una, start and end of the payload) of all that stock would act on; nothing if any of it acknowledges
-        what was never sent, or stops a stream: empty segments and fragments."""
+        """(command, ts, sn, una, start and end of the payload) of all that stock would act on.
+
+        Nothing if any of it acknowledges what was never sent, or would stop a stream: empty segments and fragments.
+        """
         size = len(datagram)
         if size > MAX_DATAGRAM:
             return []
@@ -342,6 +344,17 @@ class ArqEngine:
         if sender.peer_window or not sender.unsent:
             self._ask_at = math.inf
 
+    def _window_opened(self) -> bool:
+        """Whether the application has read so much that the peer should know before the next ACK.
+
+        What fills a gap makes hundreds of segments readable at once, and the ACK that follows tells of a small window.
+        """
+        receiver = self.receiver
+        window = receiver.window()
+        if not self._told_window:
+            return window > 0
+        return receiver.next + window - self._told_edge >= receiver.capacity // TELL_SHARE
+
     def _edge_due(self, now: float) -> bool:
         edge = self.receiver.edge
         return edge is not None and now >= self._told_at + TOLD_EVERY * 0.9
@@ -363,6 +376,7 @@ class ArqEngine:
                 # Stock waits 7 s before it asks, should this one be lost.
                 self._tell_at = [now + delay for delay in TELL_AGAIN]
         self._told_window = window
+        self._told_edge = self.receiver.next + window
 
 
 def _signed(difference: int) -> int:

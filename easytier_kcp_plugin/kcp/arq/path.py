@@ -1,7 +1,7 @@
 """All conversations with one peer: who may send next, and when.  The face `kcp.engine.Path`.  Sans-IO.
 
-One pump has three steps: what is due by time, then acknowledgements and windows, then segments, one conversation after the other
-in a round, until the rate, the window or the data is used up.
+One pump has three steps: what is due by time, then acknowledgements and windows, then segments, one conversation after the
+other in a round, until the rate, the window or the data is used up.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ MSS: Final = MTU - SEGMENT_SIZE
 # Ours.
 CATCH_UP: Final = 0.002
 """Seconds that a late pump may make up for; so bursts are no longer than this."""
+CATCH_UP_MAX: Final = 0.005
+CATCH_UP_BYTES: Final = 64 * FULL_SIZE
+"""On a long path a burst may be longer, a tenth of the RTT, if it is of no more bytes: on a busy machine pumps come late, and
+what is not made up for is lost."""
 NAP: Final = 0.0005
 """Seconds; a loop that is woken more often does nothing else."""
 UNPACED: Final = 16
@@ -118,8 +122,9 @@ class ArqPath:
     def _serve(self, seen: dict[ArqEngine, None], now: float) -> float:
         """One segment after the other; returns when the next may leave, infinite if only input can change anything."""
         model, ready = self.model, self._ready
-        self._next_send_at = max(self._next_send_at, now - CATCH_UP)
         window, rate = model.window(), model.pacing_rate(now)
+        catch_up = max(CATCH_UP, min(CATCH_UP_MAX, model.rtt.best / 10, CATCH_UP_BYTES / rate))
+        self._next_send_at = max(self._next_send_at, now - catch_up)
         limit = Limit.RATE
         while self._next_send_at <= now:
             if model.inflight + FULL_SIZE > window:

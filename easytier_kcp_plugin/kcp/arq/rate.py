@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from easytier_kcp_plugin.kcp.arq.dips import Dips
+from easytier_kcp_plugin.kcp.arq.dips import Dips, Surges
 from easytier_kcp_plugin.kcp.arq.estimate import Loss, RecentMax, RoundTrips
 from easytier_kcp_plugin.kcp.arq.redundancy import CRITICAL
 from easytier_kcp_plugin.kcp.arq.transmission import FULL_SIZE, OutSegment, Transmission
@@ -45,8 +45,6 @@ QUEUE_BYTES: Final = 30_000.0
 RATE_ROUNDS: Final = 10
 CONGESTED_ROUNDS: Final = 2
 CALM_EPOCHS: Final = 6
-SURGE_ROUNDS: Final = 8
-SURGE_ROUNDS_MAX: Final = 64
 _GROWING: Final = 1.25
 _FLAT_ROUNDS: Final = 3
 _BUSY: Final = 40 * FULL_SIZE
@@ -78,6 +76,7 @@ class RateModel:
     rtt: RoundTrips = field(default_factory=RoundTrips)
     loss: Loss = field(default_factory=Loss)
     dips: Dips = field(default_factory=Dips)
+    surges: Surges = field(default_factory=Surges)
     mode: Mode = Mode.STARTUP
     bandwidth: float = 0.0
     """Bytes a second that arrive; 0 if unknown."""
@@ -119,11 +118,6 @@ class RateModel:
     _route_queue: float = 0.0
     _route_round: int = 0
     _dip_rate: float = 0.0
-    _surge_until: float = 0.0
-    _surge_round: int = 0
-    _surge_gap: int = SURGE_ROUNDS
-    _surge_before: float = 0.0
-    _surges: int = 0
     _limit: Limit = Limit.RATE
     _limit_at: float = 0.0
     _peer_limited: float = 0.0
@@ -142,7 +136,7 @@ class RateModel:
             return DRAIN_GAIN * self.bandwidth
         if now < self.dips.until:
             return self._dip_rate
-        if now < self._surge_until:
+        if now < self.surges.until:
             return SURGE_GAIN * self.offered
         if self.loss.share < 0.003 and self.window_bound > 0.15 and self.queueing < self.target():
             return IDLE_LINK_GAIN * self.offered
@@ -270,23 +264,11 @@ class RateModel:
         self.loss.end_round()
         if now > self.dips.until + 1.5 * self.rtt.smoothed and self.mode is not Mode.DRAIN:
             self.loss.end_slow()
-        if self.mode is Mode.CRUISE and not limited:
-            self._consider_surge(now)
+        calm = self._calm_epochs >= CALM_EPOCHS and self.window_bound < 0.1 and now > self.dips.until + self.rtt.smoothed
+        if self.mode is Mode.CRUISE and calm and not limited:
+            self.surges.consider(now, self._round, self.bandwidth, self.rtt.lowest)
         if self.mode is Mode.STARTUP and (not limited or self.waits_for_peer):
             self._consider_plateau()
-
-    def _consider_surge(self, now: float) -> None:
-        """See, one RTT long, whether the path carries more."""
-        calm = self._calm_epochs >= CALM_EPOCHS and self.window_bound < 0.1
-        if not calm or self._round < self._surge_round or now <= self.dips.until + self.rtt.smoothed:
-            return
-        if self._surge_before:
-            grew = self.bandwidth > 1.08 * self._surge_before
-            self._surge_gap = SURGE_ROUNDS if grew else min(SURGE_ROUNDS_MAX, 2 * self._surge_gap)
-        self._surge_before = self.bandwidth
-        self._surge_until = now + self.rtt.lowest
-        self._surge_round = self._round + (3 if self._surge_gap == SURGE_ROUNDS and self._surges else self._surge_gap)
-        self._surges += 1
 
     def _consider_plateau(self) -> None:
         if self.bandwidth > self._plateau * _GROWING:

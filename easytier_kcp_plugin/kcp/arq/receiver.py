@@ -1,8 +1,8 @@
 """The receiving half of a conversation: bytes in order, and what is said about them.  Sans-IO.
 
-ACKs leave with the batch of input that caused them, newest transmission last known; those above a gap are repeated, since a stock
-sender would otherwise never learn of a receipt whose ACK was lost.  Two kinds of senders are told apart by their `ts`: a clock
-shows the same value in two segments of a burst, transmission numbers never do.
+ACKs leave with the batch of input that caused them; those above a gap are repeated, since the sender could otherwise not learn
+of a receipt whose ACK was lost.  Two kinds of senders are told apart by their `ts`: a clock shows the same value twice in a
+burst, transmission numbers never do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class Receiver:
     __slots__ = (
         "_acks",
         "_ahead",
-        "_capacity",
         "_clock_ms",
         "_conv",
         "_damping",
@@ -51,6 +50,7 @@ class Receiver:
         "_leftover",
         "_queue",
         "_recent",
+        "capacity",
         "duplicates",
         "edge",
         "next",
@@ -63,7 +63,7 @@ class Receiver:
         """Of a sender with a clock."""
         self.duplicates = 0
         self._conv = conv
-        self._capacity = capacity
+        self.capacity = capacity
         self._queue: deque[bytes] = deque()
         self._leftover = b""
         self._ahead: dict[int, bytes] = {}
@@ -87,7 +87,7 @@ class Receiver:
     def push(self, sn: int, ts: int, payload: bytes, now: float) -> None:
         """Take a PUSH in; both numbers as on the wire."""
         number = self.next + _signed(sn - self.next)
-        if number >= self.next + self._capacity:
+        if number >= self.next + self.capacity:
             return
         self._tell_kinds_apart(sn, ts)
         if self.edge is not None:
@@ -122,7 +122,7 @@ class Receiver:
 
     def window(self) -> int:
         """Segments to advertise."""
-        free = max(0, self._capacity - len(self._queue))
+        free = max(0, self.capacity - len(self._queue))
         if self.edge is not None:
             return min(free, self.edge.window(self.next))
         return free if self._distinct >= NUMBERED_AFTER else min(free, UNKNOWN_WINDOW)
@@ -161,14 +161,14 @@ class Receiver:
 
     def _queue_what_is_in_order(self) -> None:
         ahead, queue = self._ahead, self._queue
-        while len(queue) < self._capacity and self.next in ahead:
+        while len(queue) < self.capacity and self.next in ahead:
             queue.append(ahead.pop(self.next))
             self.next += 1
 
     def _tell_kinds_apart(self, sn: int, ts: int) -> None:
         if self.edge is None:
             if ts == self._last_ts and sn != self._last_sn:
-                self.edge = WindowEdge(self._capacity, cap=float(min(UNKNOWN_WINDOW, self._capacity)))
+                self.edge = WindowEdge(self.capacity, cap=float(min(UNKNOWN_WINDOW, self.capacity)))
                 self._clock_ms = ts
             elif ts != self._last_ts:
                 self._distinct += 1

@@ -8,7 +8,7 @@ from typing import Final
 
 # Ours.
 OVERHEAD: Final = 118
-"""Bytes on the wire beside the payload of a PUSH alone in its datagram: KCP 24, session 14, peer header 16, AEAD 28, tunnel 8, UDP and IPv4 28."""
+"""Bytes on the wire beside a lone payload: KCP 24, session 14, peer header 16, AEAD 28, tunnel 8, UDP and IPv4 28."""
 FULL_SIZE: Final = 1300
 """Bytes on the wire of a full segment, roughly; unit of windows."""
 

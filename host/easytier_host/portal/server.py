@@ -1,8 +1,8 @@
 """The portal's door: listens, lets in whom the whitelist holds, and answers one frame after the other.
 
 A connection that breaks the framing, stays silent for a minute or does not take its answer is closed, alone.  Caps: 32
-connections, the next ones are closed at once; unfinished requests as in `rpc/framing.Reassembler`; one answer at a time is under
-way for each connection, and the next request is not read before it is sent.
+connections, the next ones are closed at once; unfinished requests as in `rpc/framing.Reassembler`; one answer under way for
+each connection, whose next request is not read before that is sent.
 """
 
 from __future__ import annotations

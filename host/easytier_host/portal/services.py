@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError, Message
@@ -45,7 +45,7 @@ class PortalRefusal(Exception):
 class Session:
     """What is known of one connection: whether its caller numbers the methods as 2.6.2 does."""
 
-    is_new: bool = field(default=False)
+    is_new: bool = False
 
 
 def _nothing(_node: Node) -> Message:

@@ -184,6 +184,8 @@ def flow_infos(node: Node) -> Iterator[portal_own_pb2.FlowInfo]:
             start_time_ms=max(0, int(flow.started_at * 1000)),
             bytes_sent=flow.bytes_sent,
             bytes_received=flow.bytes_received,
+            rtt_us=None if flow.rtt is None else max(0, round(flow.rtt * 1e6)),
+            retransmitted=flow.retransmitted,
         )
 
 

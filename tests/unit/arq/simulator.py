@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kcp.extension import KCP  # type: ignore[import-untyped]
+from kcp.extension import KCP
 
 from easytier_kcp_plugin.kcp import arq
 from easytier_kcp_plugin.kcp.arq.path import ArqPath
@@ -168,12 +168,17 @@ class Ours:
             self.pump()
 
     def pump(self) -> None:
-        now = self.clock.now
+        """As in a node: readers and writers have their turn only after what came was acknowledged."""
+        self._leave()
         for flow, engine in self.engines.items():
             while engine.readable:
-                self.contents[flow][1].take(engine.receive(1 << 20), now)
+                self.contents[flow][1].take(engine.receive(1 << 20), self.clock.now)
             if engine.room > 65_536:
                 self.fill(flow)
+        self._leave()
+
+    def _leave(self) -> None:
+        now = self.clock.now
         batches, wake = self.path.pump(now)
         for engine, datagrams in batches:
             for datagram in datagrams:

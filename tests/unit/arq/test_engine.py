@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -120,7 +121,7 @@ def test_a_shut_window_is_asked_for_at_growing_intervals() -> None:
     engine.input(head(Command.WINS, wnd=0).encode(), 0.0)
     engine.send(b"x")
     asked = [step / 100 for step in range(700) if any(s.cmd == Command.WASK for s in sent_by(path, step / 100))]
-    waits = [round(later - earlier, 1) for earlier, later in zip(asked, asked[1:], strict=False)]
+    waits = [round(later - earlier, 1) for earlier, later in itertools.pairwise(asked)]
     assert waits[:3] == [0.2, 0.3, 0.5]
     assert max(waits) == 2.0
     engine.input(head(Command.WINS, wnd=10).encode(), 8.0)

@@ -207,7 +207,7 @@ def test_wide_tells_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert cells[:9] == ["10.144.0.1:40000", "10.144.0.2:22", "n2", "kcp", "connected", "1.50 MB", "0 B", "51.8 ms", "3"]
     assert cells[10] == "the peer takes KCP"
     assert run(node(flows=(FLOW, gone)), "proxy --closed") == 0
-    assert "FIN both ways" in capsys.readouterr().out
+    assert "FIN both ways; the peer takes KCP" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,14 @@ def test_wide_characters_take_two_columns() -> None:
     ]
 
 
+@pytest.mark.parametrize("width", [15, 20, 40])
+def test_a_table_is_cut_to_fit(width: int) -> None:
+    lines = output.table(("id", "x", "why"), [("1", "y", "because it is so")], width, ("x",), "why").splitlines()
+    assert {len(line) for line in lines} == {min(width, 29)}
+    assert ("..." in lines[2]) == (width < 29)
+    assert ("x" in lines[0]) == (width >= 29)
+
+
 def test_an_empty_table_is_its_heading() -> None:
     assert output.table(("a", "b"), []) == "| a | b |\n|---|---|"
 

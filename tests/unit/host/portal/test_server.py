@@ -16,8 +16,10 @@ import pytest
 from anyio.abc import SocketStream
 from google.protobuf.message import Message
 
-from easytier_hooks.types import Closed, Connected, Failed, FlowKey, HalfClosed, TransportSelected
+from easytier_hooks.errors import DialRefused
+from easytier_hooks.types import Closed, Connected, Counters, Failed, FlowKey, HalfClosed, TransportSelected
 from easytier_host.config.model import Flags
+from easytier_host.dial import dial_target
 from easytier_host.instance import Node
 from easytier_host.pb import common_pb2, peer_rpc_pb2, portal_pb2
 from easytier_host.portal.address import PortalAddress
@@ -136,6 +138,7 @@ async def test_flows_are_listed_by_transport_and_direction() -> None:
         flow(node, 6, "pigeon")
         for flow_id in (half, destination, over):
             node.gate.report(flow_id, Connected())
+        node.gate.report(half, Counters(5, 6, 0.0518, 7))
         node.gate.report(half, HalfClosed("source"))
         node.gate.report(over, Closed("FIN both ways"))
         node.gate.report(plain, Failed("no answer"))
@@ -160,6 +163,8 @@ async def test_flows_are_listed_by_transport_and_direction() -> None:
             6: "connecting",
         }
         assert (flows[6].transport, flows[6].reason) == ("pigeon", "because pigeon")
+        assert (flows[3].bytes_sent, flows[3].bytes_received, flows[3].rtt_us, flows[3].retransmitted) == (5, 6, 51_800, 7)
+        assert not flows[4].HasField("rtt_us")
         assert (flows[1].end_reason, flows[1].start_time_ms) == ("no answer", 1_700_000_000_500)
 
 
@@ -300,6 +305,14 @@ async def test_one_portal_answers_for_all_nodes_of_the_process() -> None:
         stranger = portal_pb2.InstanceIdentifier(instance_selector=portal_pb2.InstanceSelector(name="c"))
         with pytest.raises(RefusedError, match="no instance fits"):
             await ask(portal, lambda client: client.peers(stranger))
+
+
+async def test_nobody_is_led_to_the_portal_through_the_overlay() -> None:
+    node = make_node(1)
+    node.portal_port = 15888
+    async with node:
+        with pytest.raises(DialRefused, match="port 15888"):
+            dial_target(node.config, node.listener_ports(), IPv4Address("10.144.0.1"), 15888)
 
 
 # Who gets in, and who does not
