@@ -27,8 +27,8 @@ CATCH_UP: Final = 0.002
 """Seconds that a late pump may make up for; so bursts are no longer than this."""
 CATCH_UP_MAX: Final = 0.005
 CATCH_UP_BYTES: Final = 64 * FULL_SIZE
-"""On a long path a burst may be longer, a tenth of the RTT, if it is of no more bytes: on a busy machine pumps come late, and
-what is not made up for is lost."""
+"""When only the rate held us, a burst may be longer on a long path, a tenth of the RTT, if it is of no more bytes: on a busy
+machine pumps come late, and what is not made up for is lost."""
 NAP: Final = 0.0005
 """Seconds; a loop that is woken more often does nothing else."""
 UNPACED: Final = 16
@@ -43,6 +43,7 @@ class ArqPath:
         "_mss",
         "_next_send_at",
         "_order",
+        "_rate_limited",
         "_ready",
         "_send_window",
         "_sent",
@@ -67,6 +68,8 @@ class ArqPath:
         self._timers: list[tuple[float, int, ArqEngine]] = []
         self._order = itertools.count()
         self._next_send_at = -math.inf
+        self._rate_limited = False
+        """Whether the last pump had more to send."""
         self._sent = 0
 
     @property
@@ -123,7 +126,9 @@ class ArqPath:
         """One segment after the other; returns when the next may leave, infinite if only input can change anything."""
         model, ready = self.model, self._ready
         window, rate = model.window(), model.pacing_rate(now)
-        catch_up = max(CATCH_UP, min(CATCH_UP_MAX, model.rtt.best / 10, CATCH_UP_BYTES / rate))
+        catch_up = CATCH_UP
+        if self._rate_limited:
+            catch_up = max(CATCH_UP, min(CATCH_UP_MAX, model.rtt.best / 10, CATCH_UP_BYTES / rate))
         self._next_send_at = max(self._next_send_at, now - catch_up)
         limit = Limit.RATE
         while self._next_send_at <= now:
@@ -147,7 +152,8 @@ class ArqPath:
                 if engine.sender.window_limited:
                     self._waiting.add(engine)
         model.limit(limit, now)
-        return max(self._next_send_at, now + NAP) if limit is Limit.RATE and ready else math.inf
+        self._rate_limited = limit is Limit.RATE and bool(ready)
+        return max(self._next_send_at, now + NAP) if self._rate_limited else math.inf
 
     # For engines.
 
