@@ -26,13 +26,13 @@ ENGINES = {"kcp": ikcp.paths, "arq": arq.paths}
 
 
 class KcpPlugin:
-    """One node's instance of the plugin.  Its only option is `engine`, "kcp" if it is not given."""
+    """One node's instance of the plugin.  Its only option is `engine`, "arq" if it is not given."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
         unknown = options.keys() - {"engine"}
         if unknown:
             raise ValueError(f"[plugins.kcp] has no option {min(unknown)!r}")
-        engine = options.get("engine", "kcp")
+        engine = options.get("engine", "arq")
         if not isinstance(engine, str) or engine not in ENGINES:
             raise ValueError(f"[plugins.kcp] engine: {engine!r} is none of {', '.join(map(repr, ENGINES))}")
         self._engine = engine

@@ -347,7 +347,11 @@ async def test_an_idle_driver_sleeps() -> None:
             polls += 1
             return real_poll(*args)  # type: ignore[arg-type]
 
-        await anyio.sleep(0.3)
         wire.opener.endpoint.poll = counting_poll  # type: ignore[assignment, method-assign]
-        await anyio.sleep(0.3)
-        assert polls == 0
+        # Repeated handshakes and probes may take a moment to end, longer on a busy machine.
+        for _ in range(20):
+            polls = 0
+            await anyio.sleep(0.3)
+            if polls == 0:
+                return
+        pytest.fail("the driver never comes to rest")
