@@ -8,8 +8,8 @@ STAMP := $(VENV)/.installed
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 
 # Programs that tests and the demo call, and the packages that hold them on Debian and Ubuntu.
-SYSTEM_COMMANDS := ip iperf3 ping nft tmux
-SYSTEM_PACKAGES := iproute2 iperf3 iputils-ping nftables tmux
+SYSTEM_COMMANDS := ip iperf3 ping nft tmux curl
+SYSTEM_PACKAGES := iproute2 iperf3 iputils-ping nftables tmux curl
 
 # Quick tests first; whatever else has a folder of its own comes after them.
 TEST_ORDER := unit plugins docs simulation fuzz interop netns

@@ -15,7 +15,7 @@ from easytier_hooks.types import Candidate, PeerCapabilities, PeerInfo, TcpFlow
 KCP: Final = "kcp"
 FIRST_VERSION: Final = (2, 2)
 """The first stock version that knows KCP."""
-_VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,4})\b")
+_VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,4})(\.\d{1,4})?\b")
 
 
 @dataclass(frozen=True, slots=True)

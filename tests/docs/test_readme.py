@@ -74,4 +74,5 @@ def test_the_walkthrough_works_and_leaves_nothing_behind() -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "3 packets transmitted, 3 received" in result.stdout
+    assert re.search(r"10\.144\.0\.1:8000.*[Kk]cp", result.stdout)
     assert result.stdout.rstrip().endswith("walkthrough complete")
