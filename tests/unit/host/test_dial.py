@@ -1,0 +1,81 @@
+"""What peers may reach through this node, and under which address it is dialled."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, ip_address
+
+import pytest
+from easytier_hooks import DialRefused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from easytier_host import Config, Flags
+from easytier_host.config.model import ProxyNetwork
+from easytier_host.dial import dial_target
+
+CONFIG = Config(
+    ipv4=IPv4Interface("10.144.0.1/24"),
+    ipv6=IPv6Interface("fd00::1/64"),
+    proxy_networks=(
+        ProxyNetwork(IPv4Network("192.168.7.0/24"), IPv4Network("10.1.3.0/24")),
+        ProxyNetwork(IPv4Network("10.1.2.0/24")),
+        ProxyNetwork(IPv4Network("127.0.0.0/24"), IPv4Network("10.1.4.0/24")),
+    ),
+)
+WITHOUT_DEVICE = Config(ipv4=IPv4Interface("10.144.0.1/24"), flags=Flags(no_tun=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted", "dialled"),
+    [
+        (CONFIG, "10.144.0.1", "10.144.0.1"),
+        (CONFIG, "fd00::1", "fd00::1"),
+        (WITHOUT_DEVICE, "10.144.0.1", "127.0.0.1"),
+        (CONFIG, "10.1.2.9", "10.1.2.9"),
+        (CONFIG, "10.1.3.9", "192.168.7.9"),
+    ],
+)
+def test_what_is_ours_or_offered_is_dialled(config: Config, wanted: str, dialled: str) -> None:
+    assert dial_target(config, (), ip_address(wanted), 80) == (ip_address(dialled), 80)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "10.144.0.2",
+        "127.0.0.1",
+        "0.0.0.0",
+        "169.254.1.1",
+        "224.0.0.1",
+        "8.8.8.8",
+        "::1",
+        "192.168.7.9",  # offered under another address only
+        "10.1.4.1",  # would be loopback behind its mapping
+    ],
+)
+def test_everything_else_is_refused(wanted: str) -> None:
+    with pytest.raises(DialRefused):
+        dial_target(CONFIG, (), ip_address(wanted), 80)
+
+
+def test_listeners_of_the_node_are_not_for_peers() -> None:
+    with pytest.raises(DialRefused, match="11010 is a listener"):
+        dial_target(CONFIG, {11010}, ip_address("10.144.0.1"), 11010)
+    # A host behind the node may listen on the same port.
+    assert dial_target(CONFIG, {11010}, ip_address("10.1.2.9"), 11010)[1] == 11010
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65_536])
+def test_a_port_has_to_be_one(port: int) -> None:
+    with pytest.raises(DialRefused):
+        dial_target(CONFIG, (), ip_address("10.144.0.1"), port)
+
+
+@given(st.ip_addresses(), st.integers(0, 65_535))
+def test_nothing_but_these_is_ever_dialled(wanted: object, port: int) -> None:
+    address = ip_address(str(wanted))
+    try:
+        ip, _ = dial_target(CONFIG, (), address, port)
+    except DialRefused:
+        return
+    assert not (ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified)
