@@ -191,7 +191,8 @@ class RateModel:
         self._last_sent_at = now
         self.inflight += size
         slow = now < self.dips.until or self.mode is Mode.DRAIN
-        limited = self._limited_until > self.delivered
+        # Equal still counts: what leaves on an idle path was held back by the application until then.
+        limited = self._limited_until >= self.delivered
         return Transmission(number, segment, now, size, self.delivered, self._delivered_at, self._first_sent_at, limited, slow)
 
     def deliver(self, size: int, now: float) -> None:
@@ -307,7 +308,7 @@ class RateModel:
 
     def _end_startup_if_queued(self, queueing: float, target: float) -> None:
         # With little in flight a delay is the line's own, and the rate not yet known.
-        if self.inflight <= _BUSY and self._limited_until > self.delivered:
+        if self.inflight <= _BUSY and self._limited_until >= self.delivered:
             self._queued_epochs = 0
             return
         queued = queueing > max(target, self.rtt.lowest / 8) and self.inflight > _BUSY

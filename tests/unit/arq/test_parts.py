@@ -9,9 +9,10 @@ import pytest
 from easytier_kcp_plugin.kcp.arq.dips import Dips, Surges
 from easytier_kcp_plugin.kcp.arq.edge import SMALLEST_ADVANCE, WindowEdge
 from easytier_kcp_plugin.kcp.arq.estimate import Loss, RecentMax, RoundTrips
-from easytier_kcp_plugin.kcp.arq.rate import Mode, RateModel
+from easytier_kcp_plugin.kcp.arq.rate import FIRST_WINDOW, Limit, Mode, RateModel
 from easytier_kcp_plugin.kcp.arq.receiver import NUMBERED_AFTER, Receiver
 from easytier_kcp_plugin.kcp.arq.redundancy import TailBudget, repair_transmissions, tail_pays
+from easytier_kcp_plugin.kcp.arq.transmission import OutSegment
 from easytier_kcp_plugin.kcp.segment import SEGMENT
 from tests.unit.arq.parts import CONV
 
@@ -213,3 +214,19 @@ def test_a_window_edge_without_arrivals_is_its_cap() -> None:
     assert not edge.moving(0)
     assert edge.queue_ms == 0.0
     assert math.isfinite(edge.edge)
+
+
+def test_small_messages_one_by_one_do_not_fix_a_small_rate() -> None:
+    # What they show is how seldom the application writes, not what the path carries: a later burst has to leave at once.
+    model = RateModel()
+    rtt, size, now = 0.05, 150, 0.0
+    for number in range(300):
+        transmission = model.send(number, OutSegment(number, b"ask"), size, now)
+        model.limit(Limit.APPLICATION, now)
+        now += rtt
+        model.deliver(size, now)
+        model.acknowledge(transmission, rtt, 1, now)
+        model.limit(Limit.APPLICATION, now)
+    assert model.mode is Mode.STARTUP
+    assert model.pacing_rate(now) >= FIRST_WINDOW / rtt * 0.99
+    assert model.window() > 100 * size
