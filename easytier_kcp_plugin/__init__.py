@@ -8,6 +8,6 @@
     stack/       kernel.py the application's TCP ends at a listener of ours     rewrite.py, sockets.py
     kcp/         sessions over KCP: stream.py -> endpoint.py -> session.py -> an engine, arq/ or ikcp.py
 
-One flow, out: the host holds its TCP SYN -> source -> kcp/ handshake with the peer -> stack completes the application's -> carry.
-In: kcp/ -> destination dials -> carry.  It imports the hooks, never the host.
+One flow, out: the host holds its TCP SYN -> source -> kcp/ handshake with the peer -> stack completes the application's ->
+carry. In: kcp/ -> destination dials -> carry.  It imports the hooks, never the host.
 """
