@@ -146,7 +146,7 @@ class Outbound:
             if length != header_length:
                 header, header_length = pack(peer_id, target, packet_type, plain_flags, 1, 0, length), length
             frames.append(header + (payload if cipher is None else cipher.seal(payload)))
-        return self._transmit(conn, frames)
+        return transmit(conn, frames, self._metrics)
 
     def send_rpc(self, target: int, packet_type: PacketType, payloads: list[bytes]) -> None:
         """Send RPC packets: sealed to peers of the network, in clear to relays of others (control plane 4.4)."""
@@ -163,16 +163,13 @@ class Outbound:
         for payload in payloads:
             body = payload if in_clear or self._cipher is None else self._cipher.seal(payload)
             frames.append(PEER_HEADER.pack(self._peer_id, target, packet_type, flags, counter, 0, len(payload)) + body)
-        self._transmit(conn, frames)
+        transmit(conn, frames, self._metrics)
 
     def connection_to(self, target: int) -> PeerConn | None:
         """The connection that frames for `target` take: its own, else that of the next hop; None if there is no way."""
         best = self._peers.best
         conn = best.get(target)
         return conn if conn is not None else best.get(self.next_hops.get(target, 0))
-
-    def _transmit(self, conn: PeerConn, frames: list[bytes]) -> Tunnel | None:
-        return transmit(conn, frames, self._metrics)
 
 
 class Inbound:
