@@ -1,7 +1,8 @@
-"""The plugin `kcp`: the hook implementations that make a node carry TCP flows by KCP, and accept those of others.
+"""The plugins of this package: their hook implementations, and nothing else.
 
-Loaded by default; then it accepts, as stock does.  Its own proxy is on when the configuration names the plugin (`[plugins] kcp
-= true`) or says `enable_kcp_proxy`.  `kcp = false` removes all of it.
+`kcp` makes a node carry TCP flows by KCP, and accept those of others.  Loaded by default; then it accepts, as stock does.  Its
+own proxy is on when the configuration names the plugin (`[plugins] kcp = true`) or says `enable_kcp_proxy`.  `kcp = false`
+removes all of it.  `kernel`, loaded by default too, brings the TCP stack of the kernel.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from ipaddress import IPv4Interface
 
-from easytier_hooks import Capability, HostServices, Transport, hookimpl
+from easytier_hooks import Capability, HostServices, TcpStack, Transport, hookimpl
 from easytier_kcp_plugin.kcp import arq, ikcp
 from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.header import PacketType
@@ -63,28 +63,26 @@ class KcpPlugin:
         for packet_type in (PacketType.KCP_SRC, PacketType.KCP_DST) if accepts else (PacketType.KCP_DST,):
             host.handle(packet_type, partial(_take, driver, packet_type))
         host.task_group.start_soon(driver.run, name="kcp endpoint")
-
         enabled = host.requested or bool(settings["enable_kcp_proxy"])
-        stack, obstacle = _kernel_stack(host) if enabled else (None, "the KCP proxy is off here (enable_kcp_proxy)")
-        return [KcpTransport(host, Rules(host, enabled, carries_subnets=False), driver, stack, obstacle)]
+        return [KcpTransport(Rules(host, enabled), driver)]
+
+
+class KernelPlugin:
+    """The plugin `kernel`: the kernel's TCP as a TCP stack.  It has no options."""
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        if options:
+            raise ValueError(f"[plugins.kernel] has no option {min(options)!r}")
+
+    @hookimpl
+    def register_tcp_stacks(self, host: HostServices) -> Sequence[TcpStack]:
+        """Listen, and accept while the node runs."""
+        stack = KernelStack(host)
+        stack.open()
+        if not stack.available():
+            host.task_group.start_soon(stack.run, name="kernel stack")
+        return [stack]
 
 
 def _take(driver: EndpointDriver, packet_type: int, from_peer: int, payloads: list[bytes]) -> None:
     driver.packets(from_peer, packet_type, payloads)
-
-
-def _kernel_stack(host: HostServices) -> tuple[KernelStack | None, str]:
-    """The kernel stack, running; or None and why there is none."""
-    interface = next((interface for interface in host.interfaces if isinstance(interface, IPv4Interface)), None)
-    if interface is None:
-        return None, "this node has no virtual IPv4 address"
-    if host.settings["no_tun"]:
-        return None, "a node without a TUN device has no flows of its own"
-    stack = KernelStack(host, interface)
-    try:
-        stack.open()
-    except OSError as error:
-        host.logger.warning("the kernel stack cannot listen on %s: %s; flows stay plain TCP", interface.ip, error)
-        return None, f"the kernel stack cannot listen on {interface.ip}"
-    host.task_group.start_soon(stack.run, name="kernel stack")
-    return stack, ""

@@ -20,11 +20,10 @@ _VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,4})(\.\d{1,4})?\b")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The decision for one node.  `carries_subnets`: the TCP stack in use can end flows of other hosts behind this node."""
+    """The decision for one node."""
 
     host: HostServices
     enabled: bool
-    carries_subnets: bool
 
     def judge(self, flow: TcpFlow, peer: PeerInfo | None) -> Candidate:
         """Whether KCP may carry a flow that begins at this node."""
@@ -41,9 +40,6 @@ class Rules:
             return "IPv6 flows are not carried by KCP"
         if peer is None:
             return f"no peer has {flow.key.destination_ip}"
-        captured = flow.direction == "outbound"
-        if captured and not self.carries_subnets and flow.key.source_ip not in self.host.addresses:
-            return "subnet-to-subnet needs --use-smoltcp"
         capabilities = self.host.capabilities_of(peer.peer_id)
         if capabilities is None:
             return f"nothing is known of peer {peer.peer_id}"

@@ -1,13 +1,13 @@
-"""The kernel stack: an application's TCP connection ends at a listener of ours, through the kernel's own TCP.
+"""The kernel stack: a TCP connection ends at a listener of ours, through the kernel's own TCP.
 
 The host captures the flow's packets; this module rewrites them so that the kernel sees a connection to the listener::
 
-    application            device frames of the flow             kernel
-    own:sport -> dst:dport  --- rewritten to --->  fake:port -> own:listener   (written back to the device)
-    dst:dport -> own:sport  <-- rewritten from --  own:listener -> fake:port   (read from the device, claimed too)
+    source, on its link       device frames of the flow          kernel
+    src:sport -> dst:dport  --- rewritten to --->  fake:port -> own:listener   (written to the device)
+    dst:dport -> src:sport  <-- rewritten from --  own:listener -> fake:port   (read from the device, claimed too)
 
 `fake` is the network address of our prefix: it is routed into the device and no node has it.  Each flow gets a port of its own
-there, so that two flows from one source port to two destinations never meet.  IPv4 only: an IPv6 flow is not captured.
+there, so that two flows from one source port to two destinations never meet.  IPv4 only.
 
 After a flow has ended its entry stays for 30 s, for the last FIN and ACK; a new TCP SYN of the same ends is the host's to
 judge anew.
@@ -20,16 +20,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Final
 
 import anyio
 
 from easytier_hooks.errors import TransportUnavailable
-from easytier_hooks.services import HostServices
+from easytier_hooks.services import HostServices, Link
+from easytier_hooks.streams import SocketStream, TcpConnection, reset_on_close
 from easytier_hooks.types import FlowKey
 from easytier_kcp_plugin.stack.rewrite import SYN, Ends, Rewriter, tcp_flags, tcp_sequence
-from easytier_kcp_plugin.stack.sockets import TcpStream, reset
 
 # Ours.
 MAX_FLOWS: Final = 4096
@@ -45,33 +46,73 @@ class _Entry:
     port: int
     """The flow's own port at the fake address."""
     accepted: anyio.Event = field(default_factory=anyio.Event)
-    stream: TcpStream | None = None
+    stream: SocketStream | None = None
     abandoned: bool = False
-    """The application's side is gone, and its port serves another connection."""
+    """The source is gone, and its port serves another connection."""
     unclaim: list[Callable[[], None]] = field(default_factory=list)
 
 
-class KernelStack:
-    """Ends flows of the node's own address at the kernel.  One for each node; `run` is its listener."""
+class _KernelConnection(SocketStream):
+    """Our end of a terminated connection; tells the stack when it is closed."""
 
-    def __init__(self, host: HostServices, interface: IPv4Interface, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, connection: socket.socket, on_closed: Callable[[], None]) -> None:
+        super().__init__(connection)
+        self._on_closed = on_closed
+
+    def _close(self) -> None:
+        if self._socket.fileno() >= 0:
+            super()._close()
+            self._on_closed()
+
+
+class KernelStack:
+    """`easytier_hooks.TcpStack` by the kernel.  `open` it, then let `run` accept."""
+
+    name = "kernel"
+    description = "TCP of the kernel: packets are rewritten to a listener of this node"
+    carries_subnets = False
+
+    def __init__(self, host: HostServices, clock: Callable[[], float] = time.monotonic) -> None:
         self._host = host
-        self._own = interface.ip
-        self._fake = interface.network.network_address
-        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._obstacle = "the kernel stack does not listen"
+        self._device: Link
+        self._own: IPv4Address
+        self._fake: IPv4Address
+        self._listener: socket.socket
+        self._listener_port = 0
         self._entries: dict[int, _Entry] = {}
         self._next_port = 1024
-        self._listener_port = 0
         self._clock = clock
         self._ended: deque[tuple[float, _Entry]] = deque()
         """Entries that linger, with the time when they go."""
 
     def open(self) -> None:
-        """Bind the listener; raises OSError if our own address is not on this machine yet."""
-        self._listener.setblocking(False)
-        self._listener.bind((str(self._own), 0))
-        self._listener.listen(BACKLOG)
-        self._listener_port = self._listener.getsockname()[1]
+        """Listen on this node's virtual address, if it has one; `available` says why not."""
+        interface = next((interface for interface in self._host.interfaces if isinstance(interface, IPv4Interface)), None)
+        device = self._host.device
+        if interface is None:
+            self._obstacle = "this node has no virtual IPv4 address"
+            return
+        if device is None:
+            self._obstacle = "the kernel stack needs a TUN device"
+            return
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setblocking(False)
+            listener.bind((str(interface.ip), 0))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            self._obstacle = f"the kernel stack cannot listen on {interface.ip}: {error.strerror}"
+            return
+        self._device, self._listener = device, listener
+        self._own, self._fake = interface.ip, interface.network.network_address
+        self._listener_port = listener.getsockname()[1]
+        self._obstacle = ""
+
+    def available(self) -> str:
+        """See `TcpStack.available`."""
+        return self._obstacle
 
     async def run(self) -> None:
         """Accept for ever; connections that no flow of ours waits for are reset."""
@@ -92,43 +133,42 @@ class KernelStack:
         finally:
             self._listener.close()
 
-    async def terminate(self, key: FlowKey, syn: bytes) -> tuple[TcpStream, int]:
-        """Complete the TCP handshake of the flow whose SYN was held; returns our end of the connection, and what `release`
-        takes.
-
-        From here on the flow's packets are claimed.  Raises `TransportUnavailable` when full, or if the kernel does not take
-        the connection (a firewall that drops what comes from the device); the claims are ended then.
-        """
+    async def terminate(self, link: Link, key: FlowKey, syn: bytes) -> TcpConnection:
+        """See `TcpStack.terminate`; fails if a firewall drops what comes from the device."""
+        if key.source_ip.version != 4 or self._obstacle:
+            raise TransportUnavailable(self._obstacle or "the kernel stack does not carry IPv6")
         self._sweep()
         if len(self._entries) >= MAX_FLOWS:
             raise TransportUnavailable(f"the kernel stack carries {MAX_FLOWS} flows already")
         entry = _Entry(self._free_port())
-        application = Ends(IPv4Address(key.source_ip), key.source_port, IPv4Address(key.destination_ip), key.destination_port)
+        source = Ends(IPv4Address(key.source_ip), key.source_port, IPv4Address(key.destination_ip), key.destination_port)
         local = Ends(self._fake, entry.port, self._own, self._listener_port)
-        inward, outward = Rewriter(application, local), Rewriter(local.reversed(), application.reversed())
-        write = self._host.write_device
+        inward, outward = Rewriter(source, local), Rewriter(local.reversed(), source.reversed())
+        device = self._device
         first_sequence = tcp_sequence(syn)
         self._entries[entry.port] = entry
 
         def to_kernel(frames: list[bytes]) -> None:
-            # The application's side has forgotten this connection if it begins another from the same port.
+            # The source has forgotten this connection if it begins another from the same port.
             over = tcp_flags(frames[-1]) == SYN and tcp_sequence(frames[-1]) != first_sequence
-            write([inward(frame) for frame in (frames[:-1] if over else frames)])
+            device.write([inward(frame) for frame in (frames[:-1] if over else frames)])
             if over:
                 self._abandon(entry)
 
-        def to_application(frames: list[bytes]) -> None:
+        def to_source(frames: list[bytes]) -> None:
             if not entry.abandoned:
-                write([outward(frame) for frame in frames])
+                link.write([outward(frame) for frame in frames])
 
         try:
-            entry.unclaim.append(self._host.claim(key, to_kernel))
+            entry.unclaim.append(link.claim(key, to_kernel))
             answers = FlowKey(self._own, self._listener_port, self._fake, entry.port)
-            entry.unclaim.append(self._host.claim(answers, to_application))
-            write([inward(syn)])
+            entry.unclaim.append(device.claim(answers, to_source))
+            device.write([inward(syn)])
             with anyio.fail_after(ACCEPT_TIMEOUT):
                 await entry.accepted.wait()
         except BaseException as error:
+            if entry.stream is not None:
+                entry.stream.reset()
             self._forget(entry)
             if isinstance(error, TimeoutError):
                 raise TransportUnavailable(
@@ -138,13 +178,15 @@ class KernelStack:
                 raise TransportUnavailable(str(error)) from None
             raise
         assert entry.stream is not None
-        return entry.stream, entry.port
+        return entry.stream
 
-    def release(self, port: int) -> None:
+    async def connect(self, link: Link, key: FlowKey) -> TcpConnection:
+        """Always raises TransportUnavailable: applications connect through the device by themselves."""
+        raise TransportUnavailable("the kernel stack begins no connections; use the user-space stack (--use-smoltcp)")
+
+    def _linger(self, entry: _Entry) -> None:
         """The flow has ended: forget it after a while."""
-        entry = self._entries.get(port)
-        if entry is not None:
-            self._ended.append((self._clock() + LINGER, entry))
+        self._ended.append((self._clock() + LINGER, entry))
 
     def _sweep(self) -> None:
         now = self._clock()
@@ -160,10 +202,10 @@ class KernelStack:
     def _take(self, connection: socket.socket, address: str, port: int) -> None:
         entry = self._entries.get(port)
         if address != str(self._fake) or entry is None or entry.accepted.is_set():
-            reset(connection)
+            reset_on_close(connection)
             connection.close()
             return
-        entry.stream = TcpStream(connection)
+        entry.stream = _KernelConnection(connection, partial(self._linger, entry))
         entry.accepted.set()
 
     def _abandon(self, entry: _Entry) -> None:

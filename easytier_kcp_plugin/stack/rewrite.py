@@ -16,10 +16,7 @@ NEEDS_CSUM: Final = 1
 _UINT16: Final = struct.Struct(">H")
 _ENDS: Final = struct.Struct(">4s4sHH")
 
-FIN: Final = 0x01
 SYN: Final = 0x02
-RST: Final = 0x04
-ACK: Final = 0x10
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +83,6 @@ def tcp_sequence(frame: bytes) -> int:
     """The sequence number of a device frame that holds a whole TCP header (`tcp_flags`)."""
     tcp = VNET_HEADER_SIZE + (frame[VNET_HEADER_SIZE] & 15) * 4
     return int.from_bytes(frame[tcp + 4 : tcp + 8], "big")
-
-
-def reset_for(frame: bytes) -> bytes:
-    """The RST with which a closed port answers the segment in `frame` (RFC 9293 section 3.10.7.1), as a device frame."""
-    tcp = VNET_HEADER_SIZE + (frame[10] & 15) * 4
-    source, destination, sequence, acknowledged = struct.unpack_from(">HHII", frame, tcp)
-    flags = frame[tcp + 13]
-    if flags & ACK:
-        answer = struct.pack(">HHIIBBHHH", destination, source, acknowledged, 0, 0x50, RST, 0, 0, 0)
-    else:
-        size = len(frame) - tcp - (frame[tcp + 12] >> 4) * 4
-        next_sequence = (sequence + size + bool(flags & SYN) + bool(flags & FIN)) & 0xFFFF_FFFF
-        answer = struct.pack(">HHIIBBHHH", destination, source, 0, next_sequence, 0x50, RST | ACK, 0, 0, 0)
-    addresses = frame[26:30] + frame[22:26]
-    checksum = _complement(_sum(addresses + b"\x00\x06" + _UINT16.pack(len(answer)) + answer))
-    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(answer), 0, 0x4000, 64, 6, 0) + addresses
-    header = header[:10] + _UINT16.pack(_complement(_sum(header))) + header[12:]
-    return bytes(VNET_HEADER_SIZE) + header + answer[:16] + _UINT16.pack(checksum) + answer[18:]
 
 
 def _adjusted(checksum: int, change: int) -> int:

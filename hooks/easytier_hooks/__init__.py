@@ -3,7 +3,8 @@
 For authors of plugins (docs/plugins.md):
     specs.py      the hooks, and the marker `hookimpl`
     types.py      flows, peers, events: what hooks are told and what they answer
-    services.py   what a transport may ask of the node, and what the node expects of it
+    services.py   what a transport or a TCP stack may ask of the node, and what the node expects of it
+    streams.py    the byte streams that they hand to each other
     errors.py     what a transport may raise
     testing.py    sample values for a plugin's own tests
 
@@ -17,8 +18,9 @@ from easytier_hooks.errors import DialRefused, HooksError, PluginConfigError, Pl
 from easytier_hooks.guard import PluginCounters
 from easytier_hooks.loading import PluginInfo, PluginState
 from easytier_hooks.manager import PluginManager
-from easytier_hooks.services import FrameHandler, HostServices, PacketHandler, TcpStack, Transport
+from easytier_hooks.services import Endpoint, FrameHandler, HostServices, Link, PacketHandler, TcpStack, Transport
 from easytier_hooks.specs import hookimpl, hookspec
+from easytier_hooks.streams import SocketStream, TcpConnection
 from easytier_hooks.types import (
     TCP,
     Candidate,
@@ -52,6 +54,7 @@ __all__ = [
     "Counters",
     "DialRefused",
     "Direction",
+    "Endpoint",
     "Failed",
     "FlowEvent",
     "FlowKey",
@@ -61,6 +64,7 @@ __all__ = [
     "HostServices",
     "IPAddress",
     "IPNetwork",
+    "Link",
     "PacketHandler",
     "PeerCapabilities",
     "PeerInfo",
@@ -72,6 +76,8 @@ __all__ = [
     "PluginState",
     "Seen",
     "Selection",
+    "SocketStream",
+    "TcpConnection",
     "TcpFlow",
     "TcpStack",
     "Transport",

@@ -26,7 +26,7 @@ class PluginLoadError(HooksError):
 
 
 class TransportUnavailable(HooksError):
-    """Raised by `Transport.open` while the flow can still go another way; `reason` is shown to the user."""
+    """Raised by a transport or a stack that cannot take a flow, which may go another way; `reason` is shown to the user."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -34,4 +34,4 @@ class TransportUnavailable(HooksError):
 
 
 class DialRefused(HooksError):
-    """Raised by `HostServices.dial_target`: a peer wants a connection that this node does not make for others."""
+    """A peer wants a connection that this node does not make for others."""

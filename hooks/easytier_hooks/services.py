@@ -7,17 +7,20 @@ alone with its checksums complete.
 """
 
 import logging
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from anyio.abc import TaskGroup
 
-from easytier_hooks.types import Candidate, Direction, FlowEvent, FlowKey, IPAddress, PeerCapabilities, PeerInfo, TcpFlow
+from easytier_hooks.streams import TcpConnection
+from easytier_hooks.types import Candidate, FlowKey, IPAddress, PeerCapabilities, PeerInfo, TcpFlow
 
 PacketHandler: TypeAlias = Callable[[int, list[bytes]], None]
 """Called with the peer id of the sender and the payloads, opened, in the order of arrival. Must not block."""
+
+Endpoint: TypeAlias = tuple[IPAddress, int]
+"""Address and port."""
 
 FrameHandler: TypeAlias = Callable[[list[bytes]], None]
 """Called with device frames in the order they were read. Must not block."""
@@ -66,18 +69,6 @@ class HostServices(Protocol):
         """Every task of the plugin lives here; it is cancelled when the node stops."""
         ...
 
-    def is_own_address(self, ip: IPAddress) -> bool:
-        """Whether `ip` is one of ours: virtual, or of any interface of this machine."""
-        ...
-
-    def dial_target(self, ip: IPAddress, port: int) -> tuple[IPAddress, int]:
-        """Where a connection that a peer wants to `ip` and `port` has to be dialled on this machine's side.
-
-        Our own address stands for itself, or for 127.0.0.1 on a node without a device; an address of a network that we offer
-        for the real one behind it. Raises DialRefused for everything else, and for the node's own listeners.
-        """
-        ...
-
     def peer_for(self, ip: IPAddress) -> PeerInfo | None:
         """The peer that has the virtual address `ip`, else the one that offers the longest network around it."""
         ...
@@ -110,31 +101,42 @@ class HostServices(Protocol):
         """
         ...
 
-    def write_device(self, frames: Sequence[bytes]) -> None:
-        """Write device frames to the TUN at once. What a full device does not take is dropped and counted."""
+    @property
+    def device(self) -> "Link | None":
+        """The side of our own TUN; None on a node without one."""
         ...
 
-    def write_packets(self, packets: Sequence[bytes]) -> None:
-        """The same for packets, without virtio-net header."""
+    async def serve(
+        self, connection: TcpConnection, opener: int, transport: str, source: Endpoint | None, destination: Endpoint
+    ) -> None:
+        """Carry a connection that the peer `opener` has opened over `transport`, until its end.
+
+        The host dials the destination if it is this node's own or in a network that it offers; else, and if it cannot be
+        reached, the connection is reset.  It is closed when this returns.  `source` is None where the peer does not tell.
+        """
+        ...
+
+
+@runtime_checkable
+class Link(Protocol):
+    """One side of the node on which TCP segments travel: the device, or the overlay.  Both use device frames."""
+
+    @property
+    def mtu(self) -> int:
+        """Largest packet that leaves on this side, in bytes; super-packets written are cut to it."""
         ...
 
     def claim(self, key: FlowKey, handler: FrameHandler) -> Callable[[], None]:
-        """Give every later device frame with exactly this source and destination to `handler` instead of the overlay.
+        """Give every later device frame with exactly this source and destination to `handler` instead of sending it on.
 
-        The claim ends when a TCP SYN begins another connection between the same ends.  Unless the flow's end was reported
+        The claim ends when a TCP SYN begins another connection between the same ends. Unless the flow's end was reported
         before, the handler gets that SYN as its last frame.
         Returns a function that ends the claim; calling it twice does no harm. Raises ValueError if the key is claimed already.
         """
         ...
 
-    def open_flow(self, key: FlowKey, direction: Direction, peer: PeerInfo | None, transport: str, reason: str) -> TcpFlow:
-        """Announce a flow that the host has not seen itself, as one that arrives over a transport. Sends Seen and
-        TransportSelected to the plugins; the caller owes the rest up to Closed or Failed.
-        """
-        ...
-
-    def flow_event(self, flow: TcpFlow, event: FlowEvent) -> None:
-        """Report what happened to a flow that the transport carries. An event after Closed or Failed is ignored and logged."""
+    def write(self, frames: Sequence[bytes]) -> None:
+        """Send device frames to their destination on this side at once. What it does not take is dropped and counted."""
         ...
 
 
@@ -151,30 +153,19 @@ class Transport(Protocol):
         """Whether the flow could be carried, and why not. Asked once for each new flow: quick, without I/O."""
         ...
 
-    async def open(self, flow: TcpFlow, syn: bytes) -> None:
-        """Take over the flow whose TCP SYN was held back; `syn` is that device frame.
+    async def dial(self, flow: TcpFlow) -> TcpConnection:
+        """Connect to the flow's destination through its peer, while the application waits.
 
-        From its return the transport has claimed the key, answers the application, and reports events up to Closed or Failed.
-        Raises TransportUnavailable, with every claim ended, while the application has seen nothing yet: the host then releases
-        the SYN untouched and the flow goes on as plain TCP. Any other exception is logged and treated alike. The host cancels
-        a call that takes too long.
-        """
-        ...
-
-    async def carry(self, flow: TcpFlow, connection: socket.socket) -> None:
-        """Carry a flow whose source is a connected, non-blocking stream socket, as from a port forward; returns when it has
-        ended.
-
-        The transport owns the socket, and reports Connected and what follows up to Closed or Failed. Raises
-        TransportUnavailable, with the socket untouched and open, if it cannot reach the peer. The host cancels the call to end
-        the flow.
+        Raises TransportUnavailable if the transport cannot: the flow goes on as plain TCP, or fails where that is not possible.
+        Raises ConnectionRefusedError if the destination itself refused: so does the node, towards the application. Any other
+        exception is logged and treated as the first. The host cancels a call that takes too long, and owns the connection.
         """
         ...
 
 
 @runtime_checkable
 class TcpStack(Protocol):
-    """A way to end TCP connections of the device on this machine. Provisional: more methods will follow."""
+    """A way to end TCP connections on this machine, and perhaps to begin them (docs/stacks.md)."""
 
     @property
     def name(self) -> str:
@@ -186,6 +177,25 @@ class TcpStack(Protocol):
         """One line for a listing."""
         ...
 
+    @property
+    def carries_subnets(self) -> bool:
+        """Whether it can end flows of the device whose source is not this node but a host behind it."""
+        ...
+
     def available(self) -> str:
         """The reason why the stack cannot run here, "" if it can."""
+        ...
+
+    async def terminate(self, link: Link, key: FlowKey, syn: bytes) -> TcpConnection:
+        """Complete the handshake of a flow that comes from `link` and whose TCP SYN was held, a device frame.
+
+        From here on the flow's frames are claimed on `link`. Raises TransportUnavailable, with every claim ended, if the stack
+        is full or the handshake does not end; the source has seen nothing, or will repeat its SYN.
+        """
+        ...
+
+    async def connect(self, link: Link, key: FlowKey) -> TcpConnection:
+        """Begin a connection on `link`; waits as long as TCP does, so bound it. Raises OSError (refused, timed out, key in
+        use), or TransportUnavailable if this stack cannot.
+        """
         ...

@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
+from easytier_hooks.streams import SocketStream
 from easytier_hooks.types import FlowKey
 from easytier_host.config.model import PortForward
 from easytier_host.gate import FlowGate
@@ -88,7 +89,7 @@ class Forward:
 
     async def _carry(self, key: FlowKey, connection: socket.socket) -> None:
         try:
-            await self._gate.carry(key, connection)
+            await self._gate.carry(key, SocketStream(connection))
         finally:
             self._connections -= 1
             abort(connection)

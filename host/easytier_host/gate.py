@@ -2,11 +2,12 @@
 
 ::
 
-    device frame --claimed by a transport--------------------------------------> its handler
+    device frame --claimed by a TCP stack--------------------------------------> its handler
          |-- not a new flow, or not TCP ----------------------------------------> on, as it is
          '-- TCP SYN of a new flow: on_tcp_flow; one candidate and nobody asks --> on
-                 else HELD: select_transport (bounded) -> Transport.open (bounded) -> the transport has claimed the flow
-                                                             '-- cannot: the SYN goes on untouched, as plain TCP
+                 else HELD: select_transport -> Transport.dial -> TcpStack.terminate -> relay      (all three bounded)
+                                                   |                '-- cannot --> the SYN goes on untouched, as plain TCP
+                                                   '-- the destination refuses --> RST
 
 A flow's decision is made once and kept.  What costs anything is done per flow; per super-packet there are two look-ups.
 """
@@ -14,9 +15,7 @@ A flow's decision is made once and kept.  What costs anything is done per flow; 
 from __future__ import annotations
 
 import logging
-import math
-import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol
@@ -25,10 +24,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from easytier_hooks.errors import TransportUnavailable
-from easytier_hooks.services import FrameHandler, Transport
+from easytier_hooks.services import Link, TcpStack, Transport
+from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import (
     TCP,
     Candidate,
+    Connected,
     Connecting,
     Direction,
     Failed,
@@ -39,8 +40,10 @@ from easytier_hooks.types import (
     TcpFlow,
     TransportSelected,
 )
-from easytier_host.flows import ACK, SYN, Flow, FlowTable, encode_key, segment_key
-from easytier_host.sockets import abort
+from easytier_host.claims import Claims
+from easytier_host.flows import Flow, FlowTable, segment_key
+from easytier_host.relay import carry
+from easytier_host.tcp_reset import reset_for
 
 logger = logging.getLogger("easytier.flows")
 
@@ -67,7 +70,8 @@ class FlowHooks(Protocol):
 class FlowGate:
     """Watches and judges the flows of one node.
 
-    `forward` sends device frames into the overlay; `peer_for` says which peer has an address.
+    `forward` sends device frames into the overlay; `peer_for` says which peer has an address, `is_own` whether this node has
+    it.
     """
 
     def __init__(
@@ -80,16 +84,25 @@ class FlowGate:
         *,
         forward: Callable[[list[bytes]], object],
         peer_for: Callable[[IPv4Address | IPv6Address], PeerInfo | None],
+        is_own: Callable[[IPv4Address | IPv6Address], bool],
     ) -> None:
         self.table = table
         self.transports: dict[str, Transport] = {}
+        self.observers: list[Callable[[Flow, FlowEvent], None]] = []
+        """Told of each event as it is published; quick, and they do not raise."""
+        self.claims = Claims(table)
+        """Those of the device."""
+        self.device: Link | None = None
+        self.stack: TcpStack | None = None
+        """What ends the connections of the device, and why nothing does if it is None."""
+        self.stack_obstacle = "no TCP stack"
+        self.peer_for = peer_for
+        self._is_own = is_own
         self._hooks = hooks
         self._tasks = tasks
         self._clock = clock
         self._wall_clock = wall_clock
         self._forward = forward
-        self._peer_for = peer_for
-        self._claims: dict[bytes, FrameHandler] = {}
         self._deciding: dict[bytes, anyio.CancelScope] = {}
         """Of the flows whose SYN is held."""
         self._held = 0
@@ -97,19 +110,9 @@ class FlowGate:
     def admit(self, frames: list[bytes]) -> list[bytes]:
         """Sort device frames: returns those that go on into the overlay now."""
         passed: list[bytes] = []
-        claimed: dict[bytes, list[bytes]] = {}
         now, wall_now = self._clock(), self._wall_clock()
-        claims, look = self._claims, self.table.look
-        for frame in frames:
-            if claims:
-                found = segment_key(frame)
-                if found is not None and found[0] in claims:
-                    batch = claimed.setdefault(found[0], [])
-                    if not self._begins_anew(frame, *found):
-                        batch.append(frame)
-                        continue
-                    del claimed[found[0]]
-                    self._end_claim(found[0], batch, frame)
+        look = self.table.look
+        for frame in self.claims.take(frames):
             flow = look(frame, 10, now, wall_now, "outbound")
             if flow is None:
                 # A repeated TCP SYN of a flow that is still being judged; its first one is kept.
@@ -119,10 +122,6 @@ class FlowGate:
             elif self._judge(flow, frame):
                 passed.append(frame)
         self.publish()
-        for raw_key, batch in claimed.items():
-            handler = claims.get(raw_key)
-            if handler is not None:
-                self._call(handler, batch)
         return passed
 
     def watch_inbound(self, packets: Sequence[bytes]) -> None:
@@ -132,7 +131,7 @@ class FlowGate:
         for packet in packets:
             flow = look(packet, 0, now, wall_now, "inbound")
             if flow is not None:
-                flow.peer = self._peer_for(flow.key.source_ip)
+                flow.peer = self.peer_for(flow.key.source_ip)
                 self._settle(flow, Selection(TCP, "came as plain TCP", "peer"))
         self.publish()
 
@@ -149,76 +148,59 @@ class FlowGate:
             for flow, event in events:
                 logger.debug("flow %d, %s: %s", flow.id, flow.key, event)
                 self._hooks.notify_flow(flow.snapshot(), event)
-
-    def claim(self, key: FlowKey, handler: FrameHandler) -> Callable[[], None]:
-        """See `HostServices.claim`."""
-        raw_key = encode_key(key)
-        if raw_key in self._claims:
-            raise ValueError(f"{key} is claimed already")
-        self._claims[raw_key] = handler
-
-        def end() -> None:
-            if self._claims.get(raw_key) is handler:
-                del self._claims[raw_key]
-
-        return end
+                for observe in self.observers:
+                    observe(flow, event)
 
     def open_flow(self, key: FlowKey, direction: Direction, peer: PeerInfo | None, selection: Selection) -> TcpFlow:
-        """See `HostServices.open_flow`.  With a full table the flow goes unwatched: its id is 0, which no table holds."""
+        """Announce a flow that a transport brought here; the caller reports the rest, up to Closed or Failed.
+
+        With a full table it goes unwatched: its id is 0, which no table holds.
+        """
         flow = self.table.open(key, direction, peer, self._clock(), self._wall_clock())
         if flow is None:
             return TcpFlow(0, key, direction, peer, self._wall_clock(), selection.transport, selection.reason)
         self._settle(flow, selection, connecting=False)
         return flow.snapshot()
 
-    async def carry(self, key: FlowKey, connection: socket.socket) -> None:
+    async def carry(self, key: FlowKey, connection: TcpConnection) -> None:
         """Carry a flow that entered at a port of this node, until it has ended; `connection` is its source, and closed then.
 
         Only transports other than plain TCP can: without a device nothing here makes TCP segments.
         """
-        peer = self._peer_for(key.destination_ip)
+        peer = self.peer_for(key.destination_ip)
         flow = self.table.open(key, "forwarded", peer, self._clock(), self._wall_clock())
         if flow is None:
-            abort(connection)
+            connection.reset()
             return
         snapshot = flow.snapshot()
-        refusal: str | None = f"no peer has {key.destination_ip}"
+        failure = f"no peer has {key.destination_ip}"
+        destination: TcpConnection | None = None
         if peer is not None:
             candidates = self._candidates(snapshot)
             candidates[-1] = Candidate(TCP, available=False, reason="plain TCP from a port forward is not supported")
             selection = await self._hooks.select(snapshot, peer, candidates)
             self._settle(flow, selection)
-            refusal = f"{candidates[0].reason}; {candidates[-1].reason}"
+            failure = f"{candidates[0].reason}; {candidates[-1].reason}"
             if selection.transport != TCP:
-                transport = self.transports[selection.transport]
-                refusal = await self._attempt(flow, selection.transport, partial(transport.carry, flow.snapshot(), connection))
-        if refusal is not None:
-            logger.warning("flow %s cannot be carried: %s", key, refusal)
-            self.report(flow.id, Failed(refusal))
-            abort(connection)
+                try:
+                    with anyio.fail_after(OPEN_TIMEOUT):
+                        destination = await self._dial(flow)
+                except (TransportUnavailable, ConnectionRefusedError, TimeoutError) as error:
+                    failure = _why(error)
+        if destination is None:
+            logger.warning("flow %s cannot be carried: %s", key, failure)
+            self.report(flow.id, Failed(failure))
+            connection.reset()
+            return
+        self.report(flow.id, Connected())
+        await carry(connection, destination, partial(self.report, flow.id))
 
     def report(self, flow_id: int, event: FlowEvent) -> None:
-        """See `HostServices.flow_event`."""
+        """Report what happens to a flow that a transport carries; an event after its end is ignored."""
         flow = self.table.get(flow_id)
         if flow is None or not self.table.report(flow, event, self._clock()):
             logger.debug("event %s of flow %d came after its end", type(event).__name__, flow_id)
         self.publish()
-
-    def _begins_anew(self, frame: bytes, raw_key: bytes, tcp: int) -> bool:
-        """Whether a claimed frame is the TCP SYN of a new flow, between the ends of one that its source has done with."""
-        if frame[tcp + 13] & (SYN | ACK) != SYN:
-            return False
-        flow = self.table.find(raw_key)
-        return flow is not None and flow.first_sequence != frame[tcp + 4 : tcp + 8]
-
-    def _end_claim(self, raw_key: bytes, batch: list[bytes], syn: bytes) -> None:
-        """The last that a handler gets: what came before `syn`, and that as the news of the flow's end, if it knew of none."""
-        handler = self._claims.pop(raw_key)
-        flow = self.table.find(raw_key)
-        if flow is not None and flow.ended is None:
-            batch.append(syn)
-        if batch:
-            self._call(handler, batch)
 
     def _is_held(self, frame: bytes) -> bool:
         found = segment_key(frame)
@@ -227,7 +209,7 @@ class FlowGate:
 
     def _judge(self, flow: Flow, frame: bytes) -> bool:
         """Decide on a new flow; False if its SYN is held back, or goes nowhere."""
-        flow.peer = self._peer_for(flow.key.destination_ip)
+        flow.peer = self.peer_for(flow.key.destination_ip)
         snapshot = flow.snapshot()
         if flow.peer is None:
             reason = f"no peer has {flow.key.destination_ip}"
@@ -253,17 +235,30 @@ class FlowGate:
 
     def _candidates(self, flow: TcpFlow) -> list[Candidate]:
         """The transports' own words on a flow, plain TCP last."""
+        obstacle = self._obstacle(flow)
         candidates = []
         for name, transport in self.transports.items():
             try:
                 candidate: object = transport.candidate(flow, flow.peer)
                 if not isinstance(candidate, Candidate) or candidate.transport != name:
                     raise TypeError(f"not a candidate of its own: {candidate!r:.100}")
+                if candidate.available and obstacle:
+                    candidate = Candidate(name, available=False, reason=obstacle)
                 candidates.append(candidate)
             except Exception:
                 logger.exception("transport %s failed to judge flow %s", name, flow.key)
                 candidates.append(Candidate(name, available=False, reason=f"{name} failed, see the log"))
         return [*candidates, Candidate(TCP, available=True, reason="plain TCP is always there")]
+
+    def _obstacle(self, flow: TcpFlow) -> str:
+        """Why nothing here can end the flow's connection; "" if something can."""
+        if flow.direction != "outbound":
+            return ""
+        if self.stack is None or self.device is None:
+            return self.stack_obstacle
+        if not self.stack.carries_subnets and not self._is_own(flow.key.source_ip):
+            return "subnet-to-subnet needs --use-smoltcp"
+        return ""
 
     async def _decide(
         self, flow: Flow, snapshot: TcpFlow, candidates: list[Candidate], frame: bytes, scope: anyio.CancelScope
@@ -288,35 +283,49 @@ class FlowGate:
         self._settle(flow, selection)
         if selection.transport == TCP:
             return False
-        refusal = await self._open(flow, frame)
-        if refusal is not None:
-            self._settle(flow, Selection(TCP, f"{selection.transport}: {refusal}", "fallback"))
-        return refusal is None
-
-    async def _open(self, flow: Flow, frame: bytes) -> str | None:
-        """Let the selected transport take the flow over; returns why it could not."""
-        name = flow.transport or ""
         flow.reported_by_transport = True
-        refusal = await self._attempt(flow, name, partial(self.transports[name].open, flow.snapshot(), frame), OPEN_TIMEOUT)
-        if refusal is not None:
+        try:
+            with anyio.fail_after(OPEN_TIMEOUT):
+                await self._open(flow, frame)
+        except (TransportUnavailable, TimeoutError) as error:
             flow.reported_by_transport = False
             # A claim left behind would swallow the flow that goes on as plain TCP.
-            self._claims.pop(flow.raw_key, None)
-        return refusal
+            self.claims.drop(flow.raw_key)
+            self._settle(flow, Selection(TCP, f"{selection.transport}: {_why(error)}", "fallback"))
+            return False
+        except ConnectionRefusedError as error:
+            self.report(flow.id, Failed(_why(error)))
+            if self.device is not None:
+                self.device.write([reset_for(frame)])
+        return True
 
-    async def _attempt(
-        self, flow: Flow, name: str, action: Callable[[], Awaitable[None]], limit: float = math.inf
-    ) -> str | None:
-        """Await what a transport does for a flow, at most `limit` seconds; returns why it failed, None if it did not."""
+    async def _open(self, flow: Flow, frame: bytes) -> None:
+        """Connect to the destination, then answer the source, and leave both to a relay; raises as `_dial`."""
+        stack, device = self.stack, self.device
+        if stack is None or device is None:
+            raise TransportUnavailable(self.stack_obstacle)
+        destination = await self._dial(flow)
         try:
-            with anyio.move_on_after(limit) as scope:
-                await action()
-        except TransportUnavailable as error:
-            return error.reason
+            source = await stack.terminate(device, flow.key, frame)
+        except BaseException as error:
+            destination.reset()
+            if isinstance(error, Exception) and not isinstance(error, TransportUnavailable | TimeoutError):
+                logger.exception("stack %s failed on flow %s", stack.name, flow.key)
+                raise TransportUnavailable(f"stack {stack.name} failed, see the log") from None
+            raise
+        self.report(flow.id, Connected())
+        self._tasks.start_soon(carry, source, destination, partial(self.report, flow.id), name=f"flow {flow.id}")
+
+    async def _dial(self, flow: Flow) -> TcpConnection:
+        """Let the selected transport connect; raises TransportUnavailable or ConnectionRefusedError, whatever it raises."""
+        name = flow.transport or ""
+        try:
+            return await self.transports[name].dial(flow.snapshot())
+        except (TransportUnavailable, ConnectionRefusedError):
+            raise
         except Exception:
             logger.exception("transport %s failed on flow %s", name, flow.key)
-            return "failed, see the log"
-        return f"did not open in {limit:g} s" if scope.cancelled_caught else None
+            raise TransportUnavailable("failed, see the log") from None
 
     def _settle(self, flow: Flow, selection: Selection, *, connecting: bool = True) -> None:
         # What happened before is told with the flow as it was.
@@ -327,8 +336,10 @@ class FlowGate:
             self.table.report(flow, Connecting(), now)
         self.publish()
 
-    def _call(self, handler: FrameHandler, frames: list[bytes]) -> None:
-        try:
-            handler(frames)
-        except Exception:
-            logger.exception("the handler of a claimed flow failed; %d frames are lost", len(frames))
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TransportUnavailable):
+        return error.reason
+    if isinstance(error, ConnectionRefusedError):
+        return str(error) or "the destination refused"
+    return f"did not open in {OPEN_TIMEOUT:g} s"

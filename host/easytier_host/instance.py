@@ -26,21 +26,24 @@ from anyio.abc import TaskGroup
 
 from easytier_hooks.errors import HooksError
 from easytier_hooks.manager import PluginManager
-from easytier_hooks.types import Capability, PeerCapabilities, PeerInfo
+from easytier_hooks.services import TcpStack
+from easytier_hooks.types import Capability, IPAddress, PeerCapabilities, PeerInfo
 from easytier_host import echo
 from easytier_host import tunnel as tunnels
 from easytier_host.admission import Admission
 from easytier_host.compress import Compressor
-from easytier_host.config.model import DEFAULT_PLUGINS, Config
+from easytier_host.config.model import Config, default_plugins
 from easytier_host.connector import keep_connected
 from easytier_host.crypto import make_cipher, network_digest
 from easytier_host.datapath import Inbound, Outbound
+from easytier_host.dial import dial_target
 from easytier_host.direct import DirectConnector
 from easytier_host.events import EventBoard, NodeEvent
 from easytier_host.flows import FlowTable
 from easytier_host.forward import Forward, ForwardError
 from easytier_host.gate import FlowGate
 from easytier_host.handshake import Identity
+from easytier_host.links import DeviceLink
 from easytier_host.lookup import Kind
 from easytier_host.metrics import Metrics
 from easytier_host.next_hop import NextHops
@@ -54,6 +57,7 @@ from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
 from easytier_host.route_sync import RouteSync
 from easytier_host.rpc.peer import PeerRpc
+from easytier_host.targets import Targets
 from easytier_host.topology import Topology, capabilities_of, peer_info
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError
 from easytier_host.tunnel.url import TunnelUrl
@@ -64,6 +68,9 @@ logger = logging.getLogger("easytier.node")
 # Wire: stock decides.
 ENCRYPTION_MTU_COST: Final = 20
 """What stock takes off the device's MTU when it encrypts; the tail is in fact 28 bytes (data plane 1.1)."""
+
+KERNEL: Final = "kernel"
+"""Name of the TCP stack that is taken if nothing else was asked for."""
 
 # Ours, in seconds.
 PEER_TICK: Final = 0.5
@@ -112,6 +119,7 @@ class Node:
         self.outbound: Outbound
         self.inbound: Inbound
         self.gate: FlowGate
+        self.targets: Targets
         self._clock = clock
         self._wall_clock = wall_clock
         self._events = EventBoard()
@@ -165,6 +173,19 @@ class Node:
     def peer_for(self, ip: IPv4Address | IPv6Address) -> PeerInfo | None:
         """The peer that has a virtual address, or offers the longest network around it."""
         return self._topology.peer_for(ip)
+
+    def name_of(self, peer_id: int) -> str:
+        """A peer as users know it: its host name, else its number."""
+        record = self._topology.record(peer_id)
+        return record.hostname if record is not None and record.hostname else f"peer {peer_id}"
+
+    def has_address(self, ip: IPAddress) -> bool:
+        """Whether `ip` is one of this node's virtual addresses."""
+        return any(interface is not None and interface.ip == ip for interface in (self.config.ipv4, self.config.ipv6))
+
+    def dial_target(self, ip: IPAddress, port: int) -> tuple[IPAddress, int]:
+        """What peers mean by `ip` and `port`, see `dial.dial_target`."""
+        return dial_target(self.config, self.listener_ports(), ip, port)
 
     def capabilities_of(self, peer_id: int) -> PeerCapabilities | None:
         """What a peer announces that it can do; None if it is unknown."""
@@ -225,7 +246,7 @@ class Node:
         await self._stack.__aenter__()
         try:
             if self.plugins is None:
-                self.plugins = PluginManager(self.config.plugins, defaults=DEFAULT_PLUGINS)
+                self.plugins = PluginManager(self.config.plugins, defaults=default_plugins(self.config.flags))
                 self.plugins.load()
             # Outside the task group, so that plugins still hear how flows end when the node stops.
             await self._stack.enter_async_context(self.plugins.running())
@@ -286,12 +307,14 @@ class Node:
         self.gate = FlowGate(
             FlowTable(),
             plugins,
-            self.tasks,
+            self.plugin_tasks,
             self._clock,
             self._wall_clock,
             forward=self.outbound.send_device_frames,
             peer_for=self.peer_for,
+            is_own=self.has_address,
         )
+        self.targets = Targets(self.gate, self.metrics, self.dial_target)
         self._rpc = PeerRpc(self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, secrets.randbits(62))
         self.inbound = Inbound(
             self.peer_id,
@@ -335,12 +358,16 @@ class Node:
 
             addresses = [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
             self.nic = await open_tun(flags.dev_name, mtu, addresses)
-        self.gate.transports.update(plugins.transports(partial(PluginServices, self)))
+        if self.nic is not None:
+            self.gate.device = DeviceLink(self.nic, self.gate.claims)
+        services = partial(PluginServices, self)
+        self._choose_stack(plugins.tcp_stacks(services))
+        self.gate.transports.update(plugins.transports(services))
         if flags.enable_kcp_proxy and "kcp" not in self.gate.transports:
             self._log.warning("enable_kcp_proxy is set, but no plugin offers KCP: flows stay plain TCP")
         await self._open_doors()
         self._direct.listeners = self.listeners
-        self.forwards = [Forward(rule, self.gate, self.tasks) for rule in config.port_forwards]
+        self.forwards = [Forward(rule, self.gate, self.plugin_tasks) for rule in config.port_forwards]
         for rule, forward in zip(config.port_forwards, self.forwards, strict=True):
             self._log.info("port %s:%d leads to %s", *forward.address, rule.dst_addr)
         if self.forwards and not (flags.enable_kcp_proxy or config.plugins.get("kcp")):
@@ -368,6 +395,19 @@ class Node:
             self.nic.name if self.nic is not None else "none",
             ", ".join(self.listeners) or "nothing",
         )
+
+    def _choose_stack(self, stacks: Mapping[str, TcpStack]) -> None:
+        """Take a stack that was asked for before the kernel's; raises `NodeError` if `use_smoltcp` cannot be done."""
+        obstacles = []
+        for stack in sorted(stacks.values(), key=lambda stack: stack.name == KERNEL):
+            obstacle = stack.available()
+            if not obstacle:
+                self.gate.stack = stack
+                break
+            obstacles.append(obstacle)
+        self.gate.stack_obstacle = "; ".join(obstacles) or "no TCP stack is loaded"
+        if self.config.flags.use_smoltcp and (self.gate.stack is None or self.gate.stack.name == KERNEL):
+            raise NodeError(f"use_smoltcp: {self.gate.stack_obstacle}")
 
     def _own_record(self, capabilities: frozenset[Capability]) -> OwnRecord:
         config, flags = self.config, self.config.flags

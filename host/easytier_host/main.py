@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from easytier_host.config import Config, ConfigError, Loaded, load
-from easytier_host.config.model import DEFAULT_PLUGINS
+from easytier_host.config.model import default_plugins
 from easytier_host.config.options import PROGRAM_NAME, Options, parse
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:
     from easytier_hooks.manager import PluginManager
 
     wanted = {name: setting for config in configs for name, setting in config.plugins.items()}
-    manager = PluginManager(wanted, defaults=DEFAULT_PLUGINS, environ=environ)
+    defaults = {name: None for config in configs for name in default_plugins(config.flags)}
+    manager = PluginManager(wanted, defaults=defaults, environ=environ)
     try:
         manager.load(strict=False)
     except HooksError as error:
@@ -77,7 +78,7 @@ def _check_plugins(loaded: Loaded, environ: Mapping[str, str]) -> int:
         print(f"{PROGRAM_NAME}: warning: {warning}", file=sys.stderr)
     try:
         for config in loaded.configs:
-            PluginManager(config.plugins, defaults=DEFAULT_PLUGINS, environ=environ).load()
+            PluginManager(config.plugins, defaults=default_plugins(config.flags), environ=environ).load()
     except HooksError as error:
         return _fail(str(error))
     print(

@@ -49,6 +49,10 @@ class Metrics:
     dropped_congestion: int = 0
     """Frames that a tunnel's full queue refused."""
 
+    dropped_subnet: int = 0
+    """Packets to networks behind this node that went no further, though they were delivered: not for peers, from an address that
+    its sender has not, damaged, or without room; and answers that nobody waits for."""
+
     rpc_requests_served: int = 0
     rpc_requests_refused: int = 0
     """Requests answered with an error: service or method not offered, undecodable, or failed."""
@@ -64,6 +68,9 @@ class Metrics:
     """Handshakes that ended without a peer: wrong network, wrong secret, garbage, or time-out."""
     tunnels_refused: int = 0
     """Tunnels closed before their handshake because too many were half open."""
+
+    refused_dials: int = 0
+    """Connections of peers to what this node does not dial for others."""
 
     def as_dict(self) -> dict[str, int]:
         """All counters by name."""

@@ -6,7 +6,7 @@ Nothing is decided here: each method asks the part of the node whose business it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import TYPE_CHECKING, Final
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from anyio.abc import TaskGroup
 
-from easytier_hooks.services import FrameHandler, PacketHandler
-from easytier_hooks.types import Direction, FlowEvent, FlowKey, IPAddress, PeerCapabilities, PeerInfo, Selection, TcpFlow
-from easytier_host.dial import dial_target
+from easytier_hooks.services import Endpoint, Link, PacketHandler
+from easytier_hooks.streams import TcpConnection
+from easytier_hooks.types import IPAddress, PeerCapabilities, PeerInfo, Selection
 from easytier_host.packet import PacketType
 
 if TYPE_CHECKING:
@@ -71,12 +71,6 @@ class PluginServices:
     def task_group(self) -> TaskGroup:
         return self._node.plugin_tasks
 
-    def is_own_address(self, ip: IPAddress) -> bool:
-        return ip in self.addresses or ip in self._node.interface_addresses()
-
-    def dial_target(self, ip: IPAddress, port: int) -> tuple[IPAddress, int]:
-        return dial_target(self._node.config, self._node.listener_ports(), ip, port)
-
     def peer_for(self, ip: IPAddress) -> PeerInfo | None:
         return self._node.peer_for(ip)
 
@@ -117,19 +111,12 @@ class PluginServices:
 
         handlers[packet_type] = guarded
 
-    def write_device(self, frames: Sequence[bytes]) -> None:
-        if self._node.nic is not None:
-            self._node.nic.write_frames(frames)
+    @property
+    def device(self) -> Link | None:
+        return self._node.gate.device
 
-    def write_packets(self, packets: Sequence[bytes]) -> None:
-        if self._node.nic is not None:
-            self._node.nic.write_packets(packets)
-
-    def claim(self, key: FlowKey, handler: FrameHandler) -> Callable[[], None]:
-        return self._node.gate.claim(key, handler)
-
-    def open_flow(self, key: FlowKey, direction: Direction, peer: PeerInfo | None, transport: str, reason: str) -> TcpFlow:
-        return self._node.gate.open_flow(key, direction, peer, Selection(transport, reason, self._plugin))
-
-    def flow_event(self, flow: TcpFlow, event: FlowEvent) -> None:
-        self._node.gate.report(flow.id, event)
+    async def serve(
+        self, connection: TcpConnection, opener: int, transport: str, source: Endpoint | None, destination: Endpoint
+    ) -> None:
+        opened_by = Selection(transport, f"opened by {self._node.name_of(opener)}", "peer")
+        await self._node.targets.serve(connection, opener, opened_by, source, destination)

@@ -20,8 +20,8 @@ HOSTNAME_LENGTH: Final = 32
 
 UNLIMITED: Final = 2**64 - 1
 
-DEFAULT_PLUGINS: Final = ("kcp",)
-"""Plugins that are loaded without being named in `[plugins]`: stock accepts KCP by default."""
+DEFAULT_PLUGINS: Final = ("kcp", "kernel")
+"""Plugins that are loaded without being named in `[plugins]`: stock accepts KCP, and ends TCP by the kernel, by default."""
 
 PluginSetting: TypeAlias = bool | Mapping[str, object]
 """One entry of `[plugins]`: on, off, or on with these options."""
@@ -110,6 +110,11 @@ class Flags:
     disable_upnp: bool = False
     disable_relay_data: bool = False
     enable_udp_broadcast_relay: bool = False
+
+
+def default_plugins(flags: Flags) -> tuple[str, ...]:
+    """Plugins that are loaded without being named in `[plugins]`: what stock does by default, and what the flags ask for."""
+    return (*DEFAULT_PLUGINS, "smoltcp") if flags.use_smoltcp or flags.no_tun else DEFAULT_PLUGINS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,23 @@
 """What plugins bring along at the start: transports, stacks, capabilities."""
 
-import socket
 from collections.abc import Iterator, Mapping
 from typing import cast
 
 import pytest
 
-from easytier_hooks import Candidate, Capability, HostServices, PeerInfo, PluginCounters, PluginManager, TcpFlow, hookimpl
+from easytier_hooks import (
+    Candidate,
+    Capability,
+    FlowKey,
+    HostServices,
+    Link,
+    PeerInfo,
+    PluginCounters,
+    PluginManager,
+    TcpConnection,
+    TcpFlow,
+    hookimpl,
+)
 
 
 class Carrier:
@@ -18,19 +29,23 @@ class Carrier:
     def candidate(self, flow: TcpFlow, peer: PeerInfo | None) -> Candidate:
         return Candidate(self.name, available=False, reason="only a sample")
 
-    async def open(self, flow: TcpFlow, syn: bytes) -> None:
-        raise NotImplementedError
-
-    async def carry(self, flow: TcpFlow, connection: socket.socket) -> None:
+    async def dial(self, flow: TcpFlow) -> TcpConnection:
         raise NotImplementedError
 
 
 class Stack:
     name = "sample"
     description = "does nothing"
+    carries_subnets = False
 
     def available(self) -> str:
         return ""
+
+    async def terminate(self, link: Link, key: FlowKey, syn: bytes) -> TcpConnection:
+        raise NotImplementedError
+
+    async def connect(self, link: Link, key: FlowKey) -> TcpConnection:
+        raise NotImplementedError
 
 
 class Bringing:

@@ -1,4 +1,4 @@
-"""Hooks, held TCP SYNs, transports that open, refuse, fail or hang, and claims."""
+"""Hooks, held TCP SYNs, transports and stacks that connect, refuse, fail or hang, and claims."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from anyio.abc import TaskGroup
 
 from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.selection import default
+from easytier_hooks.services import Link
+from easytier_hooks.streams import SocketStream, TcpConnection
 from easytier_hooks.types import (
     Candidate,
     Closed,
@@ -21,6 +23,7 @@ from easytier_hooks.types import (
     Counters,
     Failed,
     FlowEvent,
+    FlowKey,
     HalfClosed,
     PeerInfo,
     Seen,
@@ -31,6 +34,8 @@ from easytier_hooks.types import (
 from easytier_host import gate as gate_module
 from easytier_host.flows import FlowTable, decode_key, segment_key
 from easytier_host.gate import FlowGate
+from easytier_host.links import DeviceLink
+from easytier_host.nic.memory import MemoryNic
 from tests.unit.host.helpers import ACK, FIN, PEER, PSH, RST, SYN, FakeClock, device_frame, tcp_segment
 from tests.unit.host.tunnel.helpers import running, until
 
@@ -69,28 +74,56 @@ class Hooks:
 
 
 class FakeTransport:
-    """Available or not; `opens` is what its `open` does."""
+    """Available or not; `dials` is what its `dial` does before it connects to `far`."""
 
     def __init__(self, name: str = "kcp", *, available: bool = True) -> None:
         self.name = name
         self.available = available
-        self.opened: list[tuple[TcpFlow, bytes]] = []
-        self.opens: Callable[[TcpFlow], object] = lambda _flow: None
+        self.dialled: list[TcpFlow] = []
+        self.dials: Callable[[TcpFlow], object] = lambda _flow: None
         self.hangs = False
+        self.far: list[SocketStream] = []
+        """The destinations' ends of what was dialled."""
 
     def candidate(self, flow: TcpFlow, peer: PeerInfo | None) -> Candidate:
         assert peer == flow.peer
         return Candidate(self.name, self.available, f"{self.name} can" if self.available else f"{self.name} cannot")
 
-    async def open(self, flow: TcpFlow, syn: bytes) -> None:
-        self.opened.append((flow, syn))
+    async def dial(self, flow: TcpFlow) -> TcpConnection:
+        self.dialled.append(flow)
         if self.hangs:
             await anyio.sleep_forever()
         await anyio.lowlevel.checkpoint()
-        self.opens(flow)
+        self.dials(flow)
+        near, far = socket.socketpair()
+        self.far.append(SocketStream(far))
+        return SocketStream(near)
 
-    async def carry(self, flow: TcpFlow, connection: socket.socket) -> None:
-        raise AssertionError("nobody here opens a port")
+
+class FakeStack:
+    """Ends connections at once; `terminates` is what it does before."""
+
+    name = "fake"
+    description = "for tests"
+    carries_subnets = False
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[FlowKey, bytes]] = []
+        self.terminates: Callable[[FlowKey], object] = lambda _key: None
+        self.applications: list[SocketStream] = []
+
+    def available(self) -> str:
+        return ""
+
+    async def terminate(self, link: Link, key: FlowKey, syn: bytes) -> TcpConnection:
+        self.terminates(key)
+        self.taken.append((key, syn))
+        near, far = socket.socketpair()
+        self.applications.append(SocketStream(far))
+        return SocketStream(near)
+
+    async def connect(self, link: Link, key: FlowKey) -> TcpConnection:
+        raise AssertionError("nobody here begins a connection")
 
 
 class World:
@@ -108,7 +141,12 @@ class World:
             lambda: 5000.0,
             forward=self.forwarded.extend,
             peer_for=lambda ip: PEER_INFO if ip == PEER_INFO.ipv4 else None,
+            is_own=lambda ip: ip == IPv4Address("10.144.0.1"),
         )
+        self.nic = MemoryNic()
+        self.stack = FakeStack()
+        self.gate.device = DeviceLink(self.nic, self.gate.claims)
+        self.gate.stack = self.stack
 
     def offer(self, *transports: FakeTransport) -> FakeTransport:
         self.gate.transports.update({transport.name: transport for transport in transports})
@@ -125,7 +163,11 @@ class World:
 @asynccontextmanager
 async def world(*, max_flows: int = 100) -> AsyncIterator[World]:
     async with running() as tasks:
-        yield World(tasks, max_flows=max_flows)
+        made = World(tasks, max_flows=max_flows)
+        yield made
+        transports = made.gate.transports.values()
+        for stream in (*made.stack.applications, *(far for t in transports if isinstance(t, FakeTransport) for far in t.far)):
+            stream.reset()
 
 
 def inbound(world: World, *flags: int) -> None:
@@ -190,13 +232,86 @@ async def test_a_syn_is_held_until_the_transport_has_opened() -> None:
         assert (asked.key, peer) == (KEY, PEER_INFO)
         assert [candidate.transport for candidate in candidates] == ["kcp", "tcp"]
         w.release()
-        await until(lambda: transport.opened and not w.gate._held)
-        (flow, syn) = transport.opened[0]
-        assert syn == SYN_FRAME
+        await until(lambda: w.stack.taken and not w.gate._held)
+        (flow,) = transport.dialled
         assert (flow.key, flow.transport, flow.reason) == (KEY, "kcp", "kcp can")
+        assert w.stack.taken == [(KEY, SYN_FRAME)]
         assert w.forwarded == []
-        assert w.events() == [Seen(), TransportSelected("kcp", "kcp can", "default"), Connecting()]
+        assert w.events() == [Seen(), TransportSelected("kcp", "kcp can", "default"), Connecting(), Connected()]
         assert len(w.hooks.asked) == 1
+
+
+async def test_bytes_are_relayed_and_a_flow_that_ends_is_told() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: w.stack.applications)
+        application, server = w.stack.applications[0], transport.far[0]
+        await application.send(b"question")
+        assert await server.receive() == b"question"
+        await application.send_eof()
+        with pytest.raises(anyio.EndOfStream):
+            await server.receive()
+        await server.send(b"an answer")
+        await server.aclose()
+        assert await application.receive() == b"an answer"
+        await until(lambda: isinstance(w.events()[-1], Closed))
+        ends = [HalfClosed("source"), HalfClosed("destination"), Counters(8, 9, None, None), Closed("FIN both ways")]
+        assert w.events()[4:] == ends
+
+
+async def test_a_destination_that_refuses_is_a_refusal_for_the_application() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        transport.dials = refusing
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: w.events()[-1] == Failed("closed port"))
+        (answer,) = w.nic.take_packets()
+        assert answer[33] == RST | ACK
+        assert w.forwarded == []
+
+
+async def test_a_flow_of_a_host_behind_this_node_needs_a_stack_for_subnets() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        frame = device_frame(tcp_segment("192.168.1.5"))
+        assert w.gate.admit([frame]) == [frame]
+        assert w.events()[1] == TransportSelected("tcp", "subnet-to-subnet needs --use-smoltcp", "default")
+        w.stack.carries_subnets = True
+        w.release()
+        assert w.gate.admit([device_frame(tcp_segment("192.168.1.6"))]) == []
+        await until(lambda: w.stack.taken)
+        assert transport.dialled
+
+
+async def test_without_a_stack_every_flow_is_plain_and_told_why() -> None:
+    async with world() as w:
+        w.offer(FakeTransport())
+        w.gate.stack, w.gate.stack_obstacle = None, "the stack is out"
+        assert w.gate.admit([SYN_FRAME]) == [SYN_FRAME]
+        assert w.events()[1] == TransportSelected("tcp", "the stack is out", "default")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(TransportUnavailable("full"), "kcp: full"), (ZeroDivisionError(), "kcp: stack fake failed, see the log")],
+)
+async def test_a_stack_that_cannot_end_the_connection_resets_the_other_side(error: Exception, reason: str) -> None:
+    def fail(_key: FlowKey) -> None:
+        raise error
+
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        w.stack.terminates = fail
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: w.forwarded)
+        assert w.forwarded == [SYN_FRAME]
+        assert TransportSelected("tcp", reason, "fallback") in w.events()
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await transport.far[0].receive()
 
 
 async def test_a_plugin_may_choose_plain_tcp() -> None:
@@ -206,7 +321,7 @@ async def test_a_plugin_may_choose_plain_tcp() -> None:
         w.release(Selection("tcp", "port 22", "policy"))
         await until(lambda: w.forwarded)
         assert w.forwarded == [SYN_FRAME]
-        assert transport.opened == []
+        assert transport.dialled == []
         assert w.events()[1] == TransportSelected("tcp", "port 22", "policy")
         inbound(w, SYN | ACK)
         assert w.events()[-1] == Connected()
@@ -222,6 +337,10 @@ async def test_plugins_are_asked_even_if_only_tcp_is_left() -> None:
         assert len(w.hooks.asked) == 1
 
 
+def refusing(_flow: TcpFlow) -> None:
+    raise ConnectionRefusedError("closed port")
+
+
 def unavailable(_flow: TcpFlow) -> None:
     raise TransportUnavailable("no answer to the SYN")
 
@@ -231,7 +350,7 @@ def broken(_flow: TcpFlow) -> None:
 
 
 @pytest.mark.parametrize(
-    ("opens", "hangs", "reason"),
+    ("dials", "hangs", "reason"),
     [
         (unavailable, False, "kcp: no answer to the SYN"),
         (broken, False, "kcp: failed, see the log"),
@@ -239,13 +358,13 @@ def broken(_flow: TcpFlow) -> None:
     ],
 )
 async def test_what_cannot_open_falls_back_with_the_syn_untouched(
-    monkeypatch: pytest.MonkeyPatch, opens: Callable[[TcpFlow], object] | None, hangs: bool, reason: str
+    monkeypatch: pytest.MonkeyPatch, dials: Callable[[TcpFlow], object] | None, hangs: bool, reason: str
 ) -> None:
     monkeypatch.setattr(gate_module, "OPEN_TIMEOUT", 0.02)
     async with world() as w:
         transport = w.offer(FakeTransport())
         transport.hangs = hangs
-        transport.opens = opens or transport.opens
+        transport.dials = dials or transport.dials
         w.release()
         assert w.gate.admit([SYN_FRAME]) == []
         await until(lambda: w.forwarded)
@@ -263,16 +382,16 @@ async def test_what_cannot_open_falls_back_with_the_syn_untouched(
         assert w.events()[-1] == Connected()
 
 
-async def test_a_claim_left_behind_by_a_failed_transport_does_not_swallow_the_flow() -> None:
+async def test_a_claim_left_behind_by_a_failed_stack_does_not_swallow_the_flow() -> None:
     async with world() as w:
-        transport = w.offer(FakeTransport())
+        w.offer(FakeTransport())
         swallowed: list[bytes] = []
 
-        def claim_and_fail(flow: TcpFlow) -> None:
-            w.gate.claim(flow.key, swallowed.extend)
+        def claim_and_fail(key: FlowKey) -> None:
+            w.gate.claims.add(key, swallowed.extend)
             raise RuntimeError("half way")
 
-        transport.opens = claim_and_fail
+        w.stack.terminates = claim_and_fail
         w.release()
         w.gate.admit([SYN_FRAME])
         await until(lambda: w.forwarded)
@@ -297,7 +416,7 @@ async def test_a_transport_that_fails_to_judge_leaves_the_choice_to_others(caplo
         w.offer(bad, good)
         w.release()
         w.gate.admit([SYN_FRAME])
-        await until(lambda: good.opened)
+        await until(lambda: good.dialled)
         assert [candidate.available for candidate in w.hooks.asked[0][2]] == [False, True, True]
         assert "bad" in caplog.text
 
@@ -324,9 +443,9 @@ async def test_flows_beyond_the_table_pass_unwatched() -> None:
 async def test_a_claim_takes_the_frames_of_its_key_and_nothing_else() -> None:
     async with world() as w:
         taken: list[list[bytes]] = []
-        end = w.gate.claim(KEY, taken.append)
+        end = w.gate.claims.add(KEY, taken.append)
         with pytest.raises(ValueError, match="claimed already"):
-            w.gate.claim(KEY, taken.append)
+            w.gate.claims.add(KEY, taken.append)
         ours = [device_frame(tcp_segment(flags=PSH | ACK, data=bytes([number]))) for number in range(3)]
         back = device_frame(tcp_segment("10.144.0.2", "10.144.0.1", ports=(22, 40_000), flags=ACK))
         other = device_frame(tcp_segment(ports=(40_001, 22), flags=ACK))
@@ -336,7 +455,7 @@ async def test_a_claim_takes_the_frames_of_its_key_and_nothing_else() -> None:
         end()
         assert w.gate.admit(ours) == ours
         # The old end does not touch a later claim.
-        w.gate.claim(KEY, taken.append)
+        w.gate.claims.add(KEY, taken.append)
         end()
         assert w.gate.admit(ours[:1]) == []
 
@@ -345,14 +464,13 @@ async def test_ports_used_again_after_the_end_are_judged_anew_in_spite_of_an_old
     async with world() as w:
         transport = w.offer(FakeTransport())
         taken: list[bytes] = []
-        transport.opens = lambda flow: w.gate.claim(flow.key, taken.extend)
+        w.stack.terminates = lambda key: w.gate.claims.add(key, taken.extend)
         w.release()
         for count in (1, 2):
             assert w.gate.admit([device_frame(tcp_segment(sequence=count))]) == []
-            await opened(w, transport, count)
-            flow = transport.opened[-1][0]
-            w.gate.report(flow.id, Closed("done"))
-        assert transport.opened[0][0].id != transport.opened[1][0].id
+            await opened(w, count)
+            w.gate.report(transport.dialled[-1].id, Closed("done"))
+        assert transport.dialled[0].id != transport.dialled[1].id
         assert taken == []
 
 
@@ -360,37 +478,37 @@ async def test_a_syn_of_another_connection_ends_a_claim_and_is_its_last_frame() 
     async with world() as w:
         transport = w.offer(FakeTransport())
         taken: list[bytes] = []
-        transport.opens = lambda flow: w.gate.claim(flow.key, taken.extend)
+        w.stack.terminates = lambda key: w.gate.claims.add(key, taken.extend)
         w.release()
         w.gate.admit([device_frame(tcp_segment(sequence=1))])
-        await opened(w, transport, 1)
+        await opened(w, 1)
         again, reset, anew = map(device_frame, (tcp_segment(), tcp_segment(flags=RST), tcp_segment(sequence=7)))
         assert w.gate.admit([again, reset, anew]) == []
         assert taken == [again, reset, anew]
-        await opened(w, transport, 2)
-        assert transport.opened[0][0].id != transport.opened[1][0].id
+        await opened(w, 2)
+        assert transport.dialled[0].id != transport.dialled[1].id
 
 
 async def test_an_application_that_begins_anew_while_its_syn_is_held_is_judged_by_the_new_one_only() -> None:
     async with world() as w:
-        transport = w.offer(FakeTransport())
+        w.offer(FakeTransport())
         w.gate.admit([device_frame(tcp_segment(sequence=1))])
         await until(lambda: w.gate._held == 1)
         w.gate.admit([device_frame(tcp_segment(sequence=2))])
         w.release()
         await until(lambda: not w.gate._held)
-        assert [segment for _, segment in transport.opened] == [device_frame(tcp_segment(sequence=2))]
+        assert [segment for _, segment in w.stack.taken] == [device_frame(tcp_segment(sequence=2))]
         assert not w.gate._deciding
 
 
-async def opened(world: World, transport: FakeTransport, count: int) -> None:
-    await until(lambda: len(transport.opened) == count and not world.gate._held)
+async def opened(world: World, count: int) -> None:
+    await until(lambda: len(world.stack.taken) == count and not world.gate._held)
 
 
 async def test_a_claim_may_end_inside_its_handler() -> None:
     async with world() as w:
         ends: list[Callable[[], None]] = []
-        ends.append(w.gate.claim(KEY, lambda _frames: ends[0]()))
+        ends.append(w.gate.claims.add(KEY, lambda _frames: ends[0]()))
         assert w.gate.admit([device_frame(tcp_segment(flags=ACK))]) == []
         frame = device_frame(tcp_segment(flags=ACK))
         assert w.gate.admit([frame]) == [frame]
@@ -398,7 +516,7 @@ async def test_a_claim_may_end_inside_its_handler() -> None:
 
 async def test_a_handler_that_fails_costs_its_frames_only(caplog: pytest.LogCaptureFixture) -> None:
     async with world() as w:
-        w.gate.claim(KEY, broken)  # type: ignore[arg-type]
+        w.gate.claims.add(KEY, broken)  # type: ignore[arg-type]
         other = device_frame(tcp_segment(ports=(1, 2), flags=ACK))
         assert w.gate.admit([SYN_FRAME, other]) == [other]
         assert "claimed flow failed" in caplog.text
@@ -409,10 +527,10 @@ async def test_a_transport_tells_the_rest_of_the_life() -> None:
         transport = w.offer(FakeTransport())
         w.release()
         w.gate.admit([SYN_FRAME])
-        await until(lambda: transport.opened and not w.gate._held)
-        flow = transport.opened[0][0]
+        await opened(w, 1)
+        flow = transport.dialled[0]
         w.gate.admit([device_frame(tcp_segment(flags=RST))])
-        for event in (Connected(), Counters(1, 2), Closed("done"), Connected(), Failed("again")):
+        for event in (Counters(1, 2), Closed("done"), Connected(), Failed("again")):
             w.gate.report(flow.id, event)
         w.gate.report(987_654, Connected())
         assert w.events()[3:] == [Connected(), Counters(1, 2), Closed("done")]
@@ -438,10 +556,10 @@ async def test_time_outs_are_told_by_the_tick() -> None:
         assert w.events()[-1] == Failed("no answer in 130 s")
 
 
-async def test_a_transport_whose_open_is_no_coroutine_costs_its_flow_nothing() -> None:
+async def test_a_transport_whose_dial_is_no_coroutine_costs_its_flow_nothing() -> None:
     async with world() as w:
         transport = w.offer(FakeTransport())
-        transport.open = broken  # type: ignore[method-assign, assignment]
+        transport.dial = broken  # type: ignore[method-assign, assignment]
         w.release()
         w.gate.admit([SYN_FRAME])
         await until(lambda: w.forwarded)
@@ -449,13 +567,14 @@ async def test_a_transport_whose_open_is_no_coroutine_costs_its_flow_nothing() -
         assert TransportSelected("tcp", "kcp: failed, see the log", "fallback") in w.events()
 
 
-async def test_a_transport_whose_carry_is_no_coroutine_closes_the_connection() -> None:
+@pytest.mark.parametrize(("dials", "reason"), [(broken, "failed, see the log"), (refusing, "closed port")])
+async def test_a_forwarded_connection_that_cannot_be_carried_is_reset(dials: Callable[[TcpFlow], object], reason: str) -> None:
     async with world() as w:
         transport = w.offer(FakeTransport())
-        transport.carry = broken  # type: ignore[method-assign, assignment]
+        transport.dials = dials
         w.release()
         near, far = socket.socketpair()
         with near, far:
-            await w.gate.carry(KEY, near)
+            await w.gate.carry(KEY, SocketStream(near))
             assert near.fileno() == -1
-        assert w.events()[-1] == Failed("failed, see the log")
+        assert w.events()[-1] == Failed(reason)

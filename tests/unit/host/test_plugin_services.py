@@ -1,20 +1,25 @@
-"""What a plugin may do with a node: sending, taking packets, claims, and what is not open to it."""
+"""What a plugin may do with a node: sending, taking packets, claims, serving, and what is not open to it."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute
+from anyio.abc import SocketStream as AnyioSocketStream
 
 from easytier_hooks.services import HostServices
+from easytier_hooks.streams import SocketStream
 from easytier_hooks.types import Closed, FlowKey
 from easytier_host.instance import Node
 from easytier_host.nic.memory import MemoryNic
 from easytier_host.packet import PacketType
 from easytier_host.plugin_services import OPEN_TYPES, PluginServices
+from easytier_host.targets import Targets
 from tests.unit.host.helpers import ACK, FakeTunnel, device_frame, make_node, tcp_segment, until
 
 pytestmark = pytest.mark.anyio
@@ -103,8 +108,6 @@ async def test_the_view_of_the_node() -> None:
         assert first.options == {"window": 5}
         assert first.logger.name.endswith("test")
         assert first.task_group is a.plugin_tasks
-        assert first.is_own_address(IPv4Address("10.144.0.1"))
-        assert not first.is_own_address(IPv4Address("10.144.0.2"))
         peer = first.peer_for(IPv4Address("10.144.0.2"))
         assert peer is not None
         assert peer.peer_id == b.peer_id
@@ -114,29 +117,61 @@ async def test_the_view_of_the_node() -> None:
         assert first.capabilities_of(99) is None
 
 
-async def test_frames_and_packets_reach_the_device() -> None:
+async def test_the_device_takes_frames_and_gives_claimed_ones() -> None:
     async with pair() as (a, first, _, _second):
+        device = first.device
+        assert device is not None
+        assert isinstance(a.nic, MemoryNic)
         packet = tcp_segment("10.144.0.2", "10.144.0.1")
-        first.write_packets([packet])
-        first.write_device([device_frame(packet)])
-        assert isinstance(a.nic, MemoryNic)
-        assert a.nic.take_packets() == [packet, packet]
-    async with make_node(1) as node:
-        without = PluginServices(node, "test", {})
-        without.write_packets([packet])
-        without.write_device([device_frame(packet)])
-
-
-async def test_claims_and_flows() -> None:
-    async with pair() as (a, first, _, _second):
+        device.write([device_frame(packet)])
+        assert a.nic.take_packets() == [packet]
         taken: list[bytes] = []
-        end = first.claim(KEY, taken.extend)
-        assert isinstance(a.nic, MemoryNic)
+        end = device.claim(KEY, taken.extend)
         a.nic.inject_packets([tcp_segment(flags=ACK)])
         await until(lambda: taken == [device_frame(tcp_segment(flags=ACK))])
         end()
-        flow = first.open_flow(KEY, "inbound", None, "kcp", "it came so")
-        assert (flow.transport, flow.reason) == ("kcp", "it came so")
-        first.flow_event(flow, Closed("done"))
-        (kept,) = a.gate.table
-        assert kept.ended == Closed("done")
+    async with make_node(1) as node:
+        assert PluginServices(node, "test", {}).device is None
+
+
+async def test_a_connection_of_a_peer_is_dialled_carried_and_told() -> None:
+    async with (
+        pair() as (a, first, b, _second),
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        port = listener.extra(SocketAttribute.local_port)
+        a.targets = Targets(a.gate, a.metrics, lambda _ip, _port: (IPv4Address("127.0.0.1"), port))
+        tasks.start_soon(listener.serve, echo)
+        near, far = socket.socketpair()
+        source, destination = (IPv4Address("10.144.0.2"), 40_000), (IPv4Address("10.144.0.1"), port)
+        tasks.start_soon(first.serve, SocketStream(far), b.peer_id, "kcp", source, destination)
+        async with SocketStream(near) as application:
+            await application.send(b"ping")
+            assert await application.receive() == b"ping"
+            (flow,) = a.gate.table
+            assert (flow.transport, flow.direction, flow.connected) == ("kcp", "inbound", True)
+            assert flow.reason == f"opened by {b.config.hostname}"
+            await application.send_eof()
+            with pytest.raises(anyio.EndOfStream):
+                await application.receive()
+        await until(lambda: flow.ended == Closed("FIN both ways"))
+        assert (flow.bytes_sent, flow.bytes_received) == (4, 4)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_connection_to_what_is_not_for_peers_is_reset_and_counted() -> None:
+    async with pair() as (a, first, b, _second):
+        near, far = socket.socketpair()
+        with near:
+            connection = SocketStream(far)
+            await first.serve(connection, b.peer_id, "kcp", None, (IPv4Address("192.0.2.1"), 22))
+            assert near.recv(1) == b""
+        assert a.metrics.refused_dials == 1
+        assert len(a.gate.table) == 0
+
+
+async def echo(stream: AnyioSocketStream) -> None:
+    async with stream:
+        async for chunk in stream:
+            await stream.send(chunk)

@@ -1,23 +1,46 @@
-"""TCP sockets of the kernel as byte streams that can also be reset.
+"""The streams that transports, TCP stacks and the host hand to each other, and the one over a socket of the kernel.
 
-anyio's own socket streams cannot end with RST, and here it matters: an application must not take a transfer that broke for one
-that ended.
+They are anyio byte streams that can also be reset: an application must not take a transfer that broke for one that ended, and
+anyio's own socket streams cannot end with RST.
 """
-
-from __future__ import annotations
 
 import os
 import socket
 import struct
-from ipaddress import IPv4Address, IPv6Address
+from abc import abstractmethod
 
 import anyio
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
+from easytier_hooks.types import IPAddress
 
-class TcpStream(ByteStream):
-    """A connected, non-blocking TCP socket; owns it.  One task may receive while another sends."""
+
+class TcpConnection(ByteStream):
+    """One end of a TCP connection, or of what carries one.  One task may receive while another sends.
+
+    `receive` raises EndOfStream after the other end's last byte, BrokenResourceError if the connection broke, with the
+    reason as its cause where one is known, and ClosedResourceError after an end of our own.  `send_eof` ends our direction
+    only.
+    """
+
+    @abstractmethod
+    def reset(self) -> None:
+        """End both directions at once, with RST: the other end learns that this was no clean end.  No effect after an end."""
+
+    @property
+    def end_reason(self) -> str | None:
+        """What the stream knows of why it broke, in a user's words; None if nothing."""
+        return None
+
+    def measure(self) -> tuple[float, int | None] | None:
+        """Round trip to the other end in seconds, and segments sent more than once (None if not counted); None where neither
+        is known."""
+        return None
+
+
+class SocketStream(TcpConnection):
+    """A connected stream socket of the kernel; owns it."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -26,7 +49,7 @@ class TcpStream(ByteStream):
         self._socket = connection
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
-        """Some bytes, at least one.  Raises EndOfStream, BrokenResourceError (reset, timed out) or ClosedResourceError."""
+        """See `TcpConnection`."""
         await checkpoint()
         while True:
             try:
@@ -66,9 +89,9 @@ class TcpStream(ByteStream):
         await checkpoint()
 
     def reset(self) -> None:
-        """Close with RST: the other end learns that this was no clean end.  No effect on a closed stream."""
+        """See `TcpConnection`."""
         if self._socket.fileno() >= 0:
-            reset(self._socket)
+            reset_on_close(self._socket)
             self._close()
 
     def _close(self) -> None:
@@ -80,7 +103,7 @@ class TcpStream(ByteStream):
         return anyio.ClosedResourceError() if self._socket.fileno() < 0 else anyio.BrokenResourceError()
 
 
-async def connect(ip: IPv4Address | IPv6Address, port: int) -> TcpStream:
+async def connect(ip: IPAddress, port: int) -> SocketStream:
     """Connect to an address; waits as long as the kernel does, so bound it.  Raises OSError."""
     connection = socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
     try:
@@ -94,12 +117,12 @@ async def connect(ip: IPv4Address | IPv6Address, port: int) -> TcpStream:
             error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
                 raise OSError(error, os.strerror(error)) from None
-        return TcpStream(connection)
+        return SocketStream(connection)
     except BaseException:
         connection.close()
         raise
 
 
-def reset(connection: socket.socket) -> None:
+def reset_on_close(connection: socket.socket) -> None:
     """Let the close of a socket send RST instead of FIN."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,0 +1,62 @@
+"""A KCP stream as the host's relay sees it: a TCP connection that knows why it ended, and its round trip."""
+
+from __future__ import annotations
+
+import anyio
+
+from easytier_hooks.streams import TcpConnection
+from easytier_kcp_plugin.kcp.stream import EndpointDriver, KcpStream
+
+
+class KcpConnection(TcpConnection):
+    """One KCP stream; owns it.  `opened_here`: this node opened it, and the peer dials."""
+
+    def __init__(self, driver: EndpointDriver, stream: KcpStream, *, opened_here: bool) -> None:
+        self._driver = driver
+        self._stream = stream
+        # Stock ends the stream when it cannot reach the destination; a peer of our kind resets it.
+        self._early_end_is_refusal = opened_here and stream.session.peer_offer is None
+        self._refused = False
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        """See `TcpConnection`.  A stock peer's end before any byte and before our own end is a ConnectionRefusedError."""
+        try:
+            data = await self._stream.receive(max_bytes)
+        except anyio.EndOfStream:
+            if not self._early_end_is_refusal:
+                raise
+            self._refused = True
+            raise anyio.BrokenResourceError from ConnectionRefusedError()
+        self._early_end_is_refusal = False
+        return data
+
+    async def send(self, item: bytes) -> None:
+        """Return once the stream has taken all; raises BrokenResourceError or ClosedResourceError."""
+        await self._stream.send(item)
+
+    async def send_eof(self) -> None:
+        """End our direction after what was sent."""
+        self._early_end_is_refusal = False
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """End our direction after what was sent, and drop what still comes."""
+        await self._stream.aclose()
+
+    def reset(self) -> None:
+        """See `TcpConnection`."""
+        self._stream.reset()
+
+    @property
+    def end_reason(self) -> str | None:
+        """Why the session ended."""
+        if self._refused:
+            return "the peer could not reach the destination"
+        reason = self._stream.session.reason
+        return None if reason is None else f"KCP: {reason}"
+
+    def measure(self) -> tuple[float, int | None] | None:
+        """RTT to the peer in seconds, and segments of the stream sent more than once."""
+        session = self._stream.session
+        rtt, statistics = self._driver.endpoint.rtt(session.peer_id), session.statistics
+        return None if rtt is None else (rtt, None if statistics is None else statistics.segments_repeated)

@@ -1,0 +1,131 @@
+"""One flow between two streams, from connected to ended: the pump, its counters, its end on both sides, and the words for it.
+
+Each direction is pumped on its own, so that half-closes stay half-closes.  A clean end of both directions closes both streams;
+whatever breaks one resets the other, so that an application never takes a broken transfer for a finished one.  Back-pressure is
+that of the streams: one chunk of at most 64 KiB is in the pump for each direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import anyio
+
+from easytier_hooks.streams import TcpConnection
+from easytier_hooks.types import Closed, Counters, Failed, FlowEvent, HalfClosed
+
+# Ours.
+CHUNK: Final = 65_536
+"""Bytes a read may bring: large enough that the loop's cost per chunk does not show."""
+COUNTERS_INTERVAL: Final = 1.0
+CLOSE_TIMEOUT: Final = 70.0
+"""Seconds for the last bytes of a flow to be acknowledged; a KCP session itself gives up after 60."""
+
+Side: TypeAlias = Literal["source", "destination"]
+Report: TypeAlias = Callable[[FlowEvent], object]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What passed, in bytes."""
+
+    from_source: int = 0
+    from_destination: int = 0
+
+
+class RelayError(Exception):
+    """A stream broke before both directions had ended; `side` is the stream that broke."""
+
+    def __init__(self, side: Side, cause: BaseException) -> None:
+        if isinstance(cause, ConnectionResetError):
+            super().__init__(f"reset by the {side}")
+        else:
+            super().__init__(f"the {side} side broke: {str(cause) or type(cause).__name__}")
+        self.side: Side = side
+
+
+async def carry(source: TcpConnection, destination: TcpConnection, report: Report) -> None:
+    """Pump until the flow has ended, `report` what happens up to Closed or Failed, and leave both streams closed."""
+    tally = Tally()
+    reported = (0, 0)
+
+    def count() -> None:
+        nonlocal reported
+        if reported != (tally.from_source, tally.from_destination):
+            reported = (tally.from_source, tally.from_destination)
+            report(Counters(*reported, *(destination.measure() or source.measure() or (None, None))))
+
+    async def count_for_ever() -> None:
+        while True:
+            await anyio.sleep(COUNTERS_INTERVAL)
+            count()
+
+    end: Closed | Failed = Failed("this node stops")
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(count_for_ever)
+            await relay(source, destination, tally, lambda side: report(HalfClosed(side)))
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(CLOSE_TIMEOUT):
+            await destination.aclose()
+            await source.aclose()
+        end = Closed("FIN both ways")
+    except* RelayError as errors:
+        error = _only(errors)
+        broken = source if isinstance(error, RelayError) and error.side == "source" else destination
+        end = Failed(broken.end_reason or str(error))
+    except* (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, OSError) as errors:
+        end = Failed(f"did not close: {_only(errors)!r}")
+    finally:
+        if isinstance(end, Failed):
+            for stream in (source, destination):
+                stream.reset()
+                with anyio.move_on_after(1, shield=True):
+                    await stream.aclose()
+        count()
+        report(end)
+
+
+async def relay(
+    source: TcpConnection, destination: TcpConnection, tally: Tally, on_half_close: Callable[[Side], object]
+) -> None:
+    """Pump until both directions have ended; raises `RelayError` if one of the streams breaks.  Closes neither."""
+
+    async def pump(side: Side, reader: TcpConnection, writer: TcpConnection) -> None:
+        other: Side = "destination" if side == "source" else "source"
+        while True:
+            try:
+                chunk = await reader.receive(CHUNK)
+            except anyio.EndOfStream:
+                break
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                raise RelayError(side, error.__cause__ or error) from None
+            if side == "source":
+                tally.from_source += len(chunk)
+            else:
+                tally.from_destination += len(chunk)
+            try:
+                await writer.send(chunk)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                raise RelayError(other, error.__cause__ or error) from None
+        on_half_close(side)
+        try:
+            await writer.send_eof()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+            raise RelayError(other, error) from None
+
+    try:
+        async with anyio.create_task_group() as directions:
+            directions.start_soon(pump, "source", source, destination)
+            directions.start_soon(pump, "destination", destination, source)
+    except* RelayError as errors:
+        raise _only(errors) from None
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,50 @@
+"""The RST that answers a segment, for both IP versions."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from easytier_host.flows import ACK, FIN, RST, SYN, reverse_key, segment_key
+from easytier_host.nic.offload import ones_complement_sum
+from easytier_host.tcp_reset import reset_for
+from tests.unit.host.helpers import device_frame, tcp_segment
+
+ENDS = {4: ("10.144.0.1", "10.144.0.2"), 6: ("fd00::1", "fd00::2")}
+
+
+@given(
+    version=st.sampled_from([4, 6]),
+    ports=st.tuples(st.integers(0, 65_535), st.integers(0, 65_535)),
+    sequence=st.integers(0, 2**32 - 1),
+    flags=st.sampled_from([SYN, ACK, SYN | ACK, FIN | ACK]),
+    data=st.binary(max_size=8),
+)
+def test_the_reset_answers_the_segment(version: int, ports: tuple[int, int], sequence: int, flags: int, data: bytes) -> None:
+    frame = device_frame(tcp_segment(*ENDS[version], ports=ports, flags=flags, data=data, sequence=sequence))
+    answer = reset_for(frame)
+    asked, found = segment_key(frame), segment_key(answer)
+    assert asked is not None
+    assert found is not None
+    assert found[0] == reverse_key(asked[0])
+    packet, segment = answer[10:], answer[found[1] :]
+    if version == 4:
+        assert ones_complement_sum(packet[:20]) % 0xFFFF == 0
+    addresses = packet[12:20] if version == 4 else packet[8:40]
+    assert ones_complement_sum(addresses + struct.pack("!II", len(segment), 6) + segment) % 0xFFFF == 0
+    answered_sequence, acknowledged, _, answer_flags = struct.unpack_from("!IIBB", segment, 4)
+    if flags & ACK:
+        assert (answered_sequence, answer_flags) == (0, RST)
+    else:
+        assert (answered_sequence, answer_flags) == (0, RST | ACK)
+        assert acknowledged == (sequence + len(data) + 1) % 2**32
+
+
+@given(st.binary(max_size=80))
+def test_anything_else_has_no_answer(data: bytes) -> None:
+    if segment_key(data) is None:
+        with pytest.raises(ValueError, match="not a TCP segment"):
+            reset_for(data)
