@@ -71,7 +71,8 @@ class Claims:
         if frame[tcp + 13] & (SYN | ACK) != SYN:
             return False
         flow = self._table.find(raw_key)
-        return flow is not None and flow.first_sequence != frame[tcp + 4 : tcp + 8]
+        # A flow that ended is forgotten before its claim may be.
+        return flow is None or flow.first_sequence != frame[tcp + 4 : tcp + 8]
 
     def _end(self, raw_key: bytes, batch: list[bytes], syn: bytes) -> None:
         """The last that a handler gets: what came before `syn`, and that as the news of the flow's end, if it knew of none."""

@@ -5,6 +5,7 @@ onward.
 
     device frames -> FlowGate (hooks, claims) -> lookup per super-packet -> split -> compress? -> seal -> best tunnel
     tunnel frames -> to us?  Data -> open -> decompress? -> FlowGate (watch) -> device, or the echo responder without one
+                     |                                             '-- to a network behind us -> subnet router
                      |       Ping/Pong -> its connection     RPC -> PeerRpc     types 11 and up -> plugin handlers
                      '-> for others: forward counter + 1 -> next hop, unchanged
 
@@ -14,7 +15,7 @@ Both loops handle lists.  What is per packet is kept to slicing, one header, one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from easytier_host.compress import CompressError, Compressor
 from easytier_host.crypto import Cipher, OpenError
@@ -33,6 +34,7 @@ _ENCRYPTED: Final = int(Flag.ENCRYPTED)
 _COMPRESSED: Final = int(Flag.COMPRESSED)
 _LATENCY_FIRST: Final = int(Flag.LATENCY_FIRST)
 _EXIT_NODE: Final = int(Flag.EXIT_NODE)
+_NO_PROXY: Final = int(Flag.NO_PROXY)
 _NOT_SEND_TO_TUN: Final = int(Flag.NOT_SEND_TO_TUN)
 _DATA: Final = int(PacketType.DATA)
 _PONG: Final = int(PacketType.PONG)
@@ -56,6 +58,9 @@ _DATA_TYPES: Final = frozenset(
 
 PacketHandler = Callable[[int, list[bytes]], None]
 """(sending peer, opened payloads), one call per batch and sender."""
+
+Arrival: TypeAlias = tuple[bytes, int, int]
+"""(IP packet, sending peer, flags of its peer header)"""
 
 
 class Outbound:
@@ -85,9 +90,9 @@ class Outbound:
         self._mtu = mtu
         self._data_flags = _LATENCY_FIRST if latency_first else 0
 
-    def send_device_frames(self, frames: Sequence[bytes]) -> Tunnel | None:
-        """Route, segment, seal and send what the device brought; returns a congested tunnel if there is one, to be waited
-        for."""
+    def send_device_frames(self, frames: Sequence[bytes], more_flags: int = 0) -> Tunnel | None:
+        """Route, segment, seal and send what the device or a TCP stack brought, with further header flags; returns a congested
+        tunnel if there is one, to be waited for."""
         metrics = self._metrics
         batches: dict[tuple[int, int], list[bytes]] = {}
         lookup = self.lookup
@@ -109,7 +114,7 @@ class Outbound:
             except ValueError:
                 metrics.dropped_device += 1
                 continue
-            flags = _EXIT_NODE if found.exit_node else 0
+            flags = more_flags | _EXIT_NODE if found.exit_node else more_flags
             for target in found.peers:
                 batch = batches.get((target, flags))
                 if batch is None:
@@ -190,6 +195,8 @@ class Inbound:
     ) -> None:
         self.handlers: dict[int, PacketHandler] = {}
         """Packet types that plugins take."""
+        self.subnet: Callable[[list[Arrival]], list[bytes]] | None = None
+        """Takes Data without NO_PROXY, and returns what is for the device all the same."""
         self.next_hops_by_hops: dict[int, int] = {}
         self.next_hops_by_latency: dict[int, int] = {}
         self._peer_id = peer_id
@@ -208,6 +215,9 @@ class Inbound:
         metrics = self._metrics
         unpack, me = PEER_HEADER.unpack_from, self._peer_id
         packets: list[bytes] = []
+        arrivals: list[Arrival] = []
+        # A packet whose `mask`ed flags are `straight` goes to the device without further ado.
+        mask, straight = (_NOT_SEND_TO_TUN, 0) if self.subnet is None else (_NOT_SEND_TO_TUN | _NO_PROXY, _NO_PROXY)
         relayed: dict[int, list[bytes]] = {}
         handled: dict[tuple[int, int], list[bytes]] = {}
         size = 0
@@ -215,16 +225,17 @@ class Inbound:
             size += len(frame)
             source, target, packet_type, flags, counter, _, length = unpack(frame)
             if packet_type == _DATA and target == me:
-                if flags & _NOT_SEND_TO_TUN:
-                    metrics.dropped_unhandled += 1
-                    continue
                 opened = self._open(frame[PEER_HEADER_SIZE:], flags, length)
                 if opened is None:
                     continue
-                if opened and opened[0] >> 4 in _IP_VERSIONS:
-                    packets.append(opened)
-                else:
+                if not opened or opened[0] >> 4 not in _IP_VERSIONS:
                     metrics.dropped_malformed += 1
+                elif flags & mask == straight:
+                    packets.append(opened)
+                elif self.subnet is None or flags & _NO_PROXY:
+                    metrics.dropped_unhandled += 1
+                else:
+                    arrivals.append((opened, source, flags))
             elif packet_type in _PINGS:
                 self._take_ping(conn, packet_type, frame)
             elif packet_type == _HANDSHAKE:
@@ -246,6 +257,8 @@ class Inbound:
         conn.received_bytes += size
         metrics.received_frames += len(frames)
         metrics.received_bytes += size
+        if arrivals and self.subnet is not None:
+            packets += self.subnet(arrivals)
         if packets:
             self._flows.watch_inbound(packets)
             self._deliver(packets)

@@ -1,7 +1,8 @@
-"""What of this machine other nodes may connect to through us, and what address that really is.  Sans-IO.
+"""What of this machine other nodes may reach through us, and what address that really is.  Sans-IO.
 
-Only the node's own address and the networks that it offers; never what is loopback, link-local or multicast behind a mapping,
-and never the node's own listeners, through which a tunnel could be led into itself.
+Only the node's own address and the networks that it offers; anything with `exit_node`, for a node that is one.  Never what is
+loopback, link-local, multicast or reserved, and never the node's own listeners, through which a tunnel could be led into
+itself.  The same for TCP and UDP, whose listeners are not told apart.
 """
 
 from __future__ import annotations
@@ -18,20 +19,50 @@ IPAddress = IPv4Address | IPv6Address
 LOOPBACK: Final = IPv4Address("127.0.0.1")
 
 
-def dial_target(config: Config, listener_ports: Collection[int], ip: IPAddress, port: int) -> tuple[IPAddress, int]:
-    """The address to dial for a connection that a peer wants to `ip` and `port`; raises `DialRefused`."""
+def dial_target(
+    config: Config,
+    listener_ports: Collection[int],
+    ip: IPAddress,
+    port: int,
+    *,
+    interface_addresses: Collection[IPAddress] = (),
+    exit_node: bool = False,
+) -> tuple[IPAddress, int]:
+    """The address to dial for a connection, or to send a datagram to, that a peer wants to go to `ip` and `port`.
+
+    `interface_addresses` are those of this machine, where the listeners are just as at its virtual one; `exit_node` says that
+    the peer has chosen us as its exit.  Raises `DialRefused`.
+    """
     if not 0 < port < 65_536:
-        raise DialRefused(f"{port} is no TCP port")
-    own = [interface.ip for interface in (config.ipv4, config.ipv6) if interface is not None]
-    if ip in own:
-        if port in listener_ports:
-            raise DialRefused(f"port {port} is a listener of this node")
-        return (LOOPBACK if config.flags.no_tun and ip.version == 4 else ip), port
+        raise DialRefused(f"{port} is no port")
+    real = real_address(config, ip, exit_node)
+    if port in listener_ports and (ip in _own(config) or real in interface_addresses):
+        raise DialRefused(f"port {port} is a listener of this node")
+    return real, port
+
+
+def real_address(config: Config, ip: IPAddress, exit_node: bool = False) -> IPAddress:
+    """What stands behind an address that a peer wants to reach, whatever the port; raises `DialRefused`."""
+    if ip in _own(config):
+        return LOOPBACK if config.flags.no_tun and ip.version == 4 else ip
     for network in config.proxy_networks:
         offered = network.mapped_cidr or network.cidr
         if isinstance(ip, IPv4Address) and ip in offered:
             real = IPv4Address(int(network.cidr.network_address) | int(ip) & int(network.cidr.hostmask))
-            if real.is_loopback or real.is_link_local or real.is_multicast or real.is_unspecified:
-                raise DialRefused(f"{real} is not for other nodes")
-            return real, port
-    raise DialRefused(f"{ip} is neither an address of this node nor in a network that it offers")
+            return _permitted(real)
+    if not (exit_node and config.flags.enable_exit_node):
+        raise DialRefused(f"{ip} is neither an address of this node nor in a network that it offers")
+    # A peer would be met under our address instead of the sender's.
+    if any(ip in interface.network for interface in (config.ipv4, config.ipv6) if interface is not None):
+        raise DialRefused(f"{ip} is not outside of the overlay")
+    return _permitted(ip)
+
+
+def _own(config: Config) -> list[IPAddress]:
+    return [interface.ip for interface in (config.ipv4, config.ipv6) if interface is not None]
+
+
+def _permitted(ip: IPAddress) -> IPAddress:
+    if ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+        raise DialRefused(f"{ip} is not for other nodes")
+    return ip

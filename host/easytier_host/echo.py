@@ -1,65 +1,70 @@
-"""ICMP echo without a device: what a node with `--no-tun` answers to pings itself, and how it asks (RFC 792, RFC 791).
-Sans-IO.
+"""ICMP echo messages, built and read (RFC 792): what a node without a device answers itself, how it asks, and what the subnet
+router changes in those that pass it.  Sans-IO.
 
-IPv4 only, as in stock.  Fragments are not answered: without a device nothing would put them together.
+IPv4 only, as in stock.  Fragments are for `subnet.fragments` to put together first.
 """
 
 from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address
-from typing import Final
+from typing import Final, NamedTuple
 
+from easytier_host import ipv4
 from easytier_host.nic.offload import ones_complement_sum
 
 ECHO_REPLY: Final = 0
 ECHO_REQUEST: Final = 8
-_IP: Final = struct.Struct("!BBHHHBBH4s4s")
 _ECHO: Final = struct.Struct("!BBHHH")
-_ICMP: Final = 1
+
+
+class Echo(NamedTuple):
+    """An echo request or reply; `kind` is one of the two."""
+
+    kind: int
+    identifier: int
+    sequence: int
+    data: bytes
+
+    @classmethod
+    def parse(cls, message: bytes) -> Echo | None:
+        """From an ICMP message; None if it is another one, cut or damaged."""
+        if len(message) < _ECHO.size or message[0] not in (ECHO_REPLY, ECHO_REQUEST) or message[1]:
+            return None
+        if ones_complement_sum(message) % 0xFFFF:
+            return None
+        kind, _, _, identifier, sequence = _ECHO.unpack_from(message)
+        return cls(kind, identifier, sequence, message[_ECHO.size :])
+
+    def encode(self) -> bytes:
+        """The ICMP message."""
+        message = _ECHO.pack(self.kind, 0, 0, self.identifier, self.sequence) + self.data
+        return message[:2] + struct.pack("!H", ipv4.checksum(message)) + message[4:]
+
+
+def parse(packet: bytes) -> Echo | None:
+    """The echo message in a whole IPv4 packet; None if it holds none."""
+    message = ipv4.payload_of(packet) if packet[9:10] == b"\x01" else None
+    return None if message is None else Echo.parse(message)
 
 
 def echo_request(source: IPv4Address, destination: IPv4Address, identifier: int, sequence: int, data: bytes) -> bytes:
     """An IPv4 packet that holds one echo request."""
-    return _packet(source.packed, destination.packed, ECHO_REQUEST, _ECHO.pack(0, 0, 0, identifier, sequence)[4:] + data)
+    message = Echo(ECHO_REQUEST, identifier, sequence, data).encode()
+    return ipv4.build(source.packed, destination.packed, ipv4.ICMP, message)
 
 
 def answer(packet: bytes, own_address: IPv4Address) -> bytes | None:
     """The echo reply to `packet` if it is an echo request to `own_address`, else None."""
-    message = _message(packet)
-    if message is None or message[0] != ECHO_REQUEST or packet[16:20] != own_address.packed:
+    echo = parse(packet)
+    if echo is None or echo.kind != ECHO_REQUEST or packet[16:20] != own_address.packed:
         return None
-    return _packet(packet[16:20], packet[12:16], ECHO_REPLY, message[4:])
+    return ipv4.build(packet[16:20], packet[12:16], ipv4.ICMP, echo._replace(kind=ECHO_REPLY).encode())
 
 
 def parse_reply(packet: bytes) -> tuple[IPv4Address, int, int] | None:
     """(who answered, identifier, sequence) if `packet` is an echo reply, else None."""
-    message = _message(packet)
-    if message is None or message[0] != ECHO_REPLY:
+    echo = parse(packet)
+    if echo is None or echo.kind != ECHO_REPLY:
         return None
-    identifier, sequence = struct.unpack_from("!HH", message, 4)
-    return IPv4Address(packet[12:16]), identifier, sequence
-
-
-def _message(packet: bytes) -> bytes | None:
-    """The whole, unfragmented, undamaged ICMP message inside, of at least eight bytes."""
-    if len(packet) < 28 or packet[0] >> 4 != 4 or packet[9] != _ICMP:
-        return None
-    header_size = (packet[0] & 15) * 4
-    (total,) = struct.unpack_from("!H", packet, 2)
-    (fragment,) = struct.unpack_from("!H", packet, 6)
-    if header_size < 20 or not header_size + _ECHO.size <= total <= len(packet) or fragment & 0x3FFF:
-        return None
-    message = packet[header_size:total]
-    return message if ones_complement_sum(message) % 0xFFFF == 0 else None
-
-
-def _packet(source: bytes, destination: bytes, kind: int, rest: bytes) -> bytes:
-    """`rest` is identifier, sequence and data."""
-    message = struct.pack("!BBH", kind, 0, _checksum(struct.pack("!BBH", kind, 0, 0) + rest)) + rest
-    header = _IP.pack(0x45, 0, 20 + len(message), 0, 0x4000, 64, _ICMP, 0, source, destination)
-    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + message
-
-
-def _checksum(data: bytes) -> int:
-    return 0xFFFF - ones_complement_sum(data) % 0xFFFF
+    return IPv4Address(packet[12:16]), echo.identifier, echo.sequence

@@ -9,6 +9,9 @@
                                                    |                '-- cannot --> the SYN goes on untouched, as plain TCP
                                                    '-- the destination refuses --> RST
 
+    port forward, SOCKS5, program: dial: select_transport -> Transport.dial -> relay
+                                                             '-- cannot --> plain TCP, begun by this node
+
 A flow's decision is made once and kept.  What costs anything is done per flow; per super-packet there are two look-ups.
 """
 
@@ -67,6 +70,15 @@ class FlowHooks(Protocol):
     async def select(self, flow: TcpFlow, peer: PeerInfo | None, candidates: Sequence[Candidate]) -> Selection: ...
 
 
+class PlainDialler(Protocol):
+    """What the gate needs to begin plain TCP connections; `plain_tcp.PlainTcp`."""
+
+    @property
+    def obstacle(self) -> str: ...
+
+    async def connect(self, key: FlowKey) -> TcpConnection: ...
+
+
 class FlowGate:
     """Watches and judges the flows of one node.
 
@@ -96,6 +108,7 @@ class FlowGate:
         self.stack: TcpStack | None = None
         """What ends the connections of the device, and why nothing does if it is None."""
         self.stack_obstacle = "no TCP stack"
+        self.plain: PlainDialler | None = None
         self.peer_for = peer_for
         self._is_own = is_own
         self._hooks = hooks
@@ -106,6 +119,7 @@ class FlowGate:
         self._deciding: dict[bytes, anyio.CancelScope] = {}
         """Of the flows whose SYN is held."""
         self._held = 0
+        self._relayed: dict[int, tuple[TcpConnection, TcpConnection]] = {}
 
     def admit(self, frames: list[bytes]) -> list[bytes]:
         """Sort device frames: returns those that go on into the overlay now."""
@@ -162,38 +176,60 @@ class FlowGate:
         self._settle(flow, selection, connecting=False)
         return flow.snapshot()
 
-    async def carry(self, key: FlowKey, connection: TcpConnection) -> None:
-        """Carry a flow that entered at a port of this node, until it has ended; `connection` is its source, and closed then.
+    async def dial(self, key: FlowKey) -> tuple[int, TcpConnection]:
+        """Begin a flow that enters at this node: connect to its destination by the selected transport, else by plain TCP.
 
-        Only transports other than plain TCP can: without a device nothing here makes TCP segments.
+        Returns the flow's id and the connection, both for `relay`.  Raises OSError, whose text is also the reported end of the
+        flow: ConnectionRefusedError, TimeoutError, or another one where nothing leads there.  Takes at most 20 s.
         """
-        peer = self.peer_for(key.destination_ip)
-        flow = self.table.open(key, "forwarded", peer, self._clock(), self._wall_clock())
+        flow = self.table.open(key, "forwarded", self.peer_for(key.destination_ip), self._clock(), self._wall_clock())
         if flow is None:
-            connection.reset()
-            return
-        snapshot = flow.snapshot()
-        failure = f"no peer has {key.destination_ip}"
-        destination: TcpConnection | None = None
-        if peer is not None:
-            candidates = self._candidates(snapshot)
-            candidates[-1] = Candidate(TCP, available=False, reason="plain TCP from a port forward is not supported")
-            selection = await self._hooks.select(snapshot, peer, candidates)
-            self._settle(flow, selection)
-            failure = f"{candidates[0].reason}; {candidates[-1].reason}"
-            if selection.transport != TCP:
-                try:
-                    with anyio.fail_after(OPEN_TIMEOUT):
-                        destination = await self._dial(flow)
-                except (TransportUnavailable, ConnectionRefusedError, TimeoutError) as error:
-                    failure = _why(error)
-        if destination is None:
-            logger.warning("flow %s cannot be carried: %s", key, failure)
-            self.report(flow.id, Failed(failure))
-            connection.reset()
-            return
+            raise OSError("this node watches as many flows as it can")
+        self.publish()
+        try:
+            connection = await self._reach(flow)
+        except BaseException as error:
+            self.report(flow.id, Failed(str(error) if isinstance(error, OSError) else "given up by the source"))
+            raise
         self.report(flow.id, Connected())
-        await carry(connection, destination, partial(self.report, flow.id))
+        return flow.id, connection
+
+    async def carry(self, key: FlowKey, connection: TcpConnection) -> None:
+        """Carry a flow that entered at a port of this node, until it has ended; `connection` is its source, and closed then."""
+        try:
+            flow_id, destination = await self.dial(key)
+        except OSError as error:
+            logger.info("flow %s cannot be carried: %s", key, error)
+            connection.reset()
+            return
+        await self.relay(flow_id, connection, destination)
+
+    async def relay(self, flow_id: int, source: TcpConnection, destination: TcpConnection) -> None:
+        """Let bytes pass between the ends of a flow until it has ended; `close` may end it."""
+        self._relayed[flow_id] = source, destination
+        try:
+            await carry(source, destination, partial(self.report, flow_id))
+        finally:
+            self._relayed.pop(flow_id, None)
+
+    def close(self, flow_id: int, reason: str) -> bool:
+        """Reset a flow at both ends; False if it has ended, or passes as plain TCP, which ends where its connections are."""
+        ends = self._relayed.get(flow_id)
+        if ends is None:
+            return False
+        self.report(flow_id, Failed(reason))
+        for end in ends:
+            end.reset()
+        return True
+
+    async def explain(self, key: FlowKey) -> tuple[TcpFlow, list[Candidate], Selection]:
+        """What a new flow of this node would get now.  Plugins are asked as for any other; its id is 0, which no flow has."""
+        peer = self.peer_for(key.destination_ip)
+        flow = TcpFlow(0, key, "outbound", peer, self._wall_clock())
+        if peer is None:
+            return flow, [], Selection(TCP, f"no peer has {key.destination_ip}", "default")
+        candidates = self._candidates(flow)
+        return flow, candidates, await self._hooks.select(flow, peer, candidates)
 
     def report(self, flow_id: int, event: FlowEvent) -> None:
         """Report what happens to a flow that a transport carries; an event after its end is ignored."""
@@ -314,7 +350,39 @@ class FlowGate:
                 raise TransportUnavailable(f"stack {stack.name} failed, see the log") from None
             raise
         self.report(flow.id, Connected())
-        self._tasks.start_soon(carry, source, destination, partial(self.report, flow.id), name=f"flow {flow.id}")
+        self._tasks.start_soon(self.relay, flow.id, source, destination, name=f"flow {flow.id}")
+
+    async def _reach(self, flow: Flow) -> TcpConnection:
+        """Select and dial for a flow that enters at this node; raises OSError."""
+        ip = flow.key.destination_ip
+        obstacle = self.plain.obstacle if self.plain is not None else "this node begins no plain TCP"
+        if self._is_own(ip):
+            selection = Selection(TCP, "the destination is this node", "default")
+            obstacle = ""
+        elif flow.peer is None:
+            raise OSError(f"no peer has {ip}")
+        else:
+            snapshot = flow.snapshot()
+            candidates = self._candidates(snapshot)[:-1]
+            reason = candidates[0].reason if candidates else "no other transport"
+            candidates.append(Candidate(TCP, available=not obstacle, reason=obstacle or reason))
+            selection = await self._hooks.select(snapshot, flow.peer, candidates)
+            if selection.transport == TCP and obstacle:
+                raise OSError(f"{reason}; {obstacle}")
+        self._settle(flow, selection)
+        if selection.transport != TCP:
+            try:
+                with anyio.fail_after(OPEN_TIMEOUT):
+                    return await self._dial(flow)
+            except ConnectionRefusedError as error:
+                raise ConnectionRefusedError(_why(error)) from None
+            except (TransportUnavailable, TimeoutError) as error:
+                selection = Selection(TCP, f"{selection.transport}: {_why(error)}", "fallback")
+                if obstacle:
+                    raise OSError(f"{selection.reason}; {obstacle}") from None
+                self._settle(flow, selection)
+        assert self.plain is not None
+        return await self.plain.connect(flow.key)
 
     async def _dial(self, flow: Flow) -> TcpConnection:
         """Let the selected transport connect; raises TransportUnavailable or ConnectionRefusedError, whatever it raises."""

@@ -17,34 +17,39 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
 from typing import Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from easytier_hooks.errors import HooksError
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.services import TcpStack
+from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import Capability, IPAddress, PeerCapabilities, PeerInfo
 from easytier_host import echo
 from easytier_host import tunnel as tunnels
 from easytier_host.admission import Admission
+from easytier_host.claims import Claims
 from easytier_host.compress import Compressor
 from easytier_host.config.model import Config, default_plugins
 from easytier_host.connector import keep_connected
 from easytier_host.crypto import make_cipher, network_digest
-from easytier_host.datapath import Inbound, Outbound
+from easytier_host.datapath import Arrival, Inbound, Outbound
 from easytier_host.dial import dial_target
 from easytier_host.direct import DirectConnector
+from easytier_host.embedding import Listeners, OverlayListener, connect
+from easytier_host.entrances import Entrances
 from easytier_host.events import EventBoard, NodeEvent
 from easytier_host.flows import FlowTable
 from easytier_host.forward import Forward, ForwardError
+from easytier_host.forward_udp import UdpForward
 from easytier_host.gate import FlowGate
 from easytier_host.handshake import Identity
 from easytier_host.links import DeviceLink
-from easytier_host.lookup import Kind
 from easytier_host.metrics import Metrics
 from easytier_host.next_hop import NextHops
 from easytier_host.nic.base import Nic, NicError
@@ -57,6 +62,9 @@ from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
 from easytier_host.route_sync import RouteSync
 from easytier_host.rpc.peer import PeerRpc
+from easytier_host.subnet.overlay import OverlayLink
+from easytier_host.subnet.router import SubnetRouter, is_wanted
+from easytier_host.subnet.tcp import TcpProxy
 from easytier_host.targets import Targets
 from easytier_host.topology import Topology, capabilities_of, peer_info
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError
@@ -120,12 +128,15 @@ class Node:
         self.inbound: Inbound
         self.gate: FlowGate
         self.targets: Targets
+        self.overlay: OverlayLink
         self._clock = clock
         self._wall_clock = wall_clock
         self._events = EventBoard()
         self._peers = PeerMap(self._on_joined, self._on_left, self.metrics)
         self._listeners: list[Listener] = []
-        self.forwards: list[Forward] = []
+        self._entrances: Entrances
+        self._program = Listeners(self.addresses)
+        self._subnet: SubnetRouter | None = None
         self._echo_waiters: dict[tuple[IPv4Address, int, int], anyio.Event] = {}
         self._stack = AsyncExitStack()
         self._started = False
@@ -179,13 +190,29 @@ class Node:
         record = self._topology.record(peer_id)
         return record.hostname if record is not None and record.hostname else f"peer {peer_id}"
 
+    @property
+    def addresses(self) -> list[IPAddress]:
+        """This node's virtual addresses."""
+        return [interface.ip for interface in (self.config.ipv4, self.config.ipv6) if interface is not None]
+
     def has_address(self, ip: IPAddress) -> bool:
         """Whether `ip` is one of this node's virtual addresses."""
-        return any(interface is not None and interface.ip == ip for interface in (self.config.ipv4, self.config.ipv6))
+        return ip in self.addresses
 
-    def dial_target(self, ip: IPAddress, port: int) -> tuple[IPAddress, int]:
+    @property
+    def forwards(self) -> list[Forward | UdpForward]:
+        """The port forwards, in the order of the configuration."""
+        return self._entrances.forwards
+
+    @property
+    def socks_address(self) -> tuple[str, int] | None:
+        """Where the SOCKS5 server listens; None without one."""
+        return None if self._entrances.socks is None else self._entrances.socks.address
+
+    def dial_target(self, ip: IPAddress, port: int, exit_node: bool = False) -> tuple[IPAddress, int]:
         """What peers mean by `ip` and `port`, see `dial.dial_target`."""
-        return dial_target(self.config, self.listener_ports(), ip, port)
+        addresses = self.interface_addresses()
+        return dial_target(self.config, self.listener_ports(), ip, port, interface_addresses=addresses, exit_node=exit_node)
 
     def capabilities_of(self, peer_id: int) -> PeerCapabilities | None:
         """What a peer announces that it can do; None if it is unknown."""
@@ -221,6 +248,24 @@ class Node:
             return self._clock() - began
         finally:
             del self._echo_waiters[key]
+
+    async def connect_tcp(self, address: str | IPAddress, port: int) -> TcpConnection:
+        """Connect to a TCP port in the overlay, by whatever transport the flow gets; no device is needed (docs/embedding.md).
+
+        Raises OSError with the reason: ConnectionRefusedError, TimeoutError after at most 20 s, or another one where nothing
+        leads there; ValueError for what is no IP address or port.
+        """
+        ip = ip_address(address)
+        return await connect(self.gate, self.plugin_tasks, self._entrances.source(ip), (ip, port))
+
+    async def listen_tcp(self, port: int) -> OverlayListener:
+        """Listen at a port of this node's addresses in the overlay, inside this process.
+
+        On a node with a TUN device only what comes by KCP arrives: plain TCP is the kernel's there.  Raises ValueError for what
+        is no port, OSError if it has a listener already.
+        """
+        await checkpoint()
+        return self._program.open(port)
 
     def accept_tunnel(self, tunnel: Tunnel) -> None:
         """Take a tunnel that a program opened, as if somebody had come in through a listener: one end of `ring.pair`, say."""
@@ -267,6 +312,7 @@ class Node:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closed.set()
+        self._program.close()
         if self._started:
             self.plugin_tasks.cancel_scope.cancel()
         await self._stack.__aexit__(exc_type, exc, traceback)
@@ -314,7 +360,8 @@ class Node:
             peer_for=self.peer_for,
             is_own=self.has_address,
         )
-        self.targets = Targets(self.gate, self.metrics, self.dial_target)
+        self.targets = Targets(self.gate, self.metrics, self.dial_target, self._program)
+        self.overlay = OverlayLink(self.outbound, Claims(self.gate.table), self.metrics, mtu)
         self._rpc = PeerRpc(self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, secrets.randbits(62))
         self.inbound = Inbound(
             self.peer_id,
@@ -352,7 +399,8 @@ class Node:
         self._admission = Admission(identity, self._peers, self.inbound.receive, self.tasks, self.metrics, self._clock)
         self._direct = DirectConnector(config, self._rpc, self.tasks, self._admission, self._topology, self._peers, self._clock)
 
-        if self.nic is None and not flags.no_tun:
+        by_kernel = self.nic is None and not flags.no_tun
+        if by_kernel:
             # pyroute2 and pytun are of no use, and may be missing, where there is no device.
             from easytier_host.nic.tun import open_tun
 
@@ -367,15 +415,18 @@ class Node:
             self._log.warning("enable_kcp_proxy is set, but no plugin offers KCP: flows stay plain TCP")
         await self._open_doors()
         self._direct.listeners = self.listeners
-        self.forwards = [Forward(rule, self.gate, self.plugin_tasks) for rule in config.port_forwards]
+        self._entrances = Entrances(self, self._clock, by_kernel=by_kernel, mtu=mtu, random_number=secrets.randbits(16))
         for rule, forward in zip(config.port_forwards, self.forwards, strict=True):
-            self._log.info("port %s:%d leads to %s", *forward.address, rule.dst_addr)
-        if self.forwards and not (flags.enable_kcp_proxy or config.plugins.get("kcp")):
-            self._log.warning("port forwards need KCP, which is off here: add --enable-kcp-proxy or [plugins] kcp = true")
+            self._log.info("%s port %s:%d leads to %s", rule.proto, *forward.address, rule.dst_addr)
+        if self.nic is None and self.gate.stack is None and (self.addresses or config.proxy_networks):
+            self._log.warning("plain TCP cannot end or begin here, only KCP can: %s", self.gate.stack_obstacle)
 
         start = self.tasks.start_soon
-        for forward in self.forwards:
-            start(forward.run, name=f"port forward {forward.address}")
+        if is_wanted(config, has_device=self.nic is not None):
+            self._subnet = router = self._make_subnet_router(mtu)
+            self.inbound.subnet = partial(self._sort, router)
+            start(router.run, name="subnet router")
+        start(self._entrances.run, name="entrances")
         start(self._topology.run, self.nic, name="topology")
         start(self._every, PEER_TICK, lambda: self._peers.tick(self._clock()), name="peer ticker")
         start(self._every, FLOW_TICK, self.gate.tick, name="flow ticker")
@@ -408,6 +459,36 @@ class Node:
         self.gate.stack_obstacle = "; ".join(obstacles) or "no TCP stack is loaded"
         if self.config.flags.use_smoltcp and (self.gate.stack is None or self.gate.stack.name == KERNEL):
             raise NodeError(f"use_smoltcp: {self.gate.stack_obstacle}")
+
+    def _make_subnet_router(self, mtu: int) -> SubnetRouter:
+        has_device, gate = self.nic is not None, self.gate
+        router = SubnetRouter(
+            self.config,
+            self.outbound,
+            self.metrics,
+            self._clock,
+            has_device=has_device,
+            target=self.dial_target,
+            record=self._topology.record,
+            identifier=secrets.randbits(16),
+            mtu=mtu,
+        )
+        if gate.stack is not None:
+            router.tcp = TcpProxy(
+                gate,
+                gate.stack,
+                self.overlay,
+                self.plugin_tasks,
+                self.metrics,
+                self._clock,
+                self._wall_clock,
+                dial=self.targets.dial,
+                dial_as_exit=Targets(gate, self.metrics, partial(self.dial_target, exit_node=True)).dial,
+                is_alone=not has_device,
+            )
+        elif self.config.proxy_networks:
+            self._log.warning("plain TCP to networks behind this node is left to the kernel: %s", gate.stack_obstacle)
+        return router
 
     def _own_record(self, capabilities: frozenset[Capability]) -> OwnRecord:
         config, flags = self.config, self.config.flags
@@ -452,6 +533,8 @@ class Node:
                     if not frames:
                         break
                     self.metrics.device_packets += len(frames)
+                    if self._subnet is not None:
+                        self._subnet.watch(frames)
                     tunnel = self.outbound.send_device_frames(self.gate.admit(frames))
                     if tunnel is not None:
                         await _breathe(tunnel)
@@ -464,22 +547,23 @@ class Node:
             self.metrics.delivered_packets += len(packets)
             self.nic.write_packets(packets)
             return
-        own = self.config.ipv4
-        for packet in packets:
-            reply = None if own is None else echo.answer(packet, own.ip)
-            if reply is not None and self._is_of_a_peer(packet[12:16]):
-                self.outbound.send_device_frames([bytes(10) + reply])
-            elif (answered := echo.parse_reply(packet)) is None:
+        others = self._entrances.take(packets)
+        self.metrics.delivered_packets += len(packets) - len(others)
+        for packet in others:
+            answered = echo.parse_reply(packet)
+            if answered is None:
                 self.metrics.dropped_unhandled += 1
                 continue
-            elif answered in self._echo_waiters:
+            if answered in self._echo_waiters:
                 self._echo_waiters[answered].set()
             self.metrics.delivered_packets += 1
 
-    def _is_of_a_peer(self, address: bytes) -> bool:
-        """Whether a packet from `address` can be answered: a broadcast address would take the answer to everybody."""
-        found = None if self.outbound.lookup is None else self.outbound.lookup.resolve(address)
-        return found is not None and found.kind is Kind.PEER and not found.exit_node
+    def _sort(self, router: SubnetRouter, arrivals: list[Arrival]) -> list[bytes]:
+        """Packets of peers that may be for a proxy here: the ports from which this node asks come before those it offers."""
+        take = self._entrances.udp.take
+        left = [(packet, peer_id, flags) for first, peer_id, flags in arrivals if (packet := take(first)) is not None]
+        self.metrics.delivered_packets += len(arrivals) - len(left)
+        return router.take(left)
 
     async def _every(self, interval: float, action: Callable[[], object]) -> None:
         while True:

@@ -50,8 +50,8 @@ class Metrics:
     """Frames that a tunnel's full queue refused."""
 
     dropped_subnet: int = 0
-    """Packets to networks behind this node that went no further, though they were delivered: not for peers, from an address that
-    its sender has not, damaged, or without room; and answers that nobody waits for."""
+    """Packets to networks behind this node that went no further, though they count as delivered: not for peers, from an address
+    that their sender has not, damaged, or without room; and answers that nobody waits for."""
 
     rpc_requests_served: int = 0
     rpc_requests_refused: int = 0

@@ -18,9 +18,9 @@ from easytier_hooks.errors import DialRefused
 from easytier_hooks.services import Endpoint
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import Connected, Connecting, Failed, FlowKey, IPAddress, Selection
+from easytier_host.embedding import Listeners
 from easytier_host.gate import FlowGate
 from easytier_host.metrics import Metrics
-from easytier_host.relay import carry
 
 logger = logging.getLogger("easytier.targets")
 
@@ -29,15 +29,23 @@ DIAL_TIMEOUT: Final = 10.0
 
 
 class Targets:
-    """Dials for the peers of one node.  `real_address` is `dial_target` of that node."""
+    """Dials for the peers of one node.  `real_address` is `dial_target` of that node; `listeners` are those of the program that
+    runs it, which come before those of the machine."""
 
-    def __init__(self, gate: FlowGate, metrics: Metrics, real_address: Callable[[IPAddress, int], Endpoint]) -> None:
+    def __init__(
+        self,
+        gate: FlowGate,
+        metrics: Metrics,
+        real_address: Callable[[IPAddress, int], Endpoint],
+        listeners: Listeners | None = None,
+    ) -> None:
         self._gate = gate
         self._metrics = metrics
         self._real_address = real_address
+        self._listeners = listeners
 
-    async def dial(self, ip: IPAddress, port: int) -> TcpConnection:
-        """Connect to what peers call `ip` and `port`.
+    async def dial(self, ip: IPAddress, port: int, source: Endpoint | None = None) -> TcpConnection:
+        """Connect to what peers call `ip` and `port`; `source` is shown to a listener of the program.
 
         Raises DialRefused, counted, if that is not for peers, else OSError: ConnectionRefusedError, or TimeoutError after 10 s.
         """
@@ -46,6 +54,8 @@ class Targets:
         except DialRefused:
             self._metrics.refused_dials += 1
             raise
+        if self._listeners is not None and (inside := self._listeners.connect((ip, port), source)) is not None:
+            return inside
         with anyio.move_on_after(DIAL_TIMEOUT):
             return await streams.connect(*real)
         raise TimeoutError(f"no answer in {DIAL_TIMEOUT:g} s")
@@ -69,10 +79,10 @@ class Targets:
         report = partial(gate.report, flow.id)
         report(Connecting())
         try:
-            target = await self.dial(ip, port)
+            target = await self.dial(ip, port, source)
         except (OSError, DialRefused) as error:
             report(Failed(f"{ip}:{port} cannot be reached: {error}"))
             connection.reset()
             return
         report(Connected())
-        await carry(connection, target, report)
+        await gate.relay(flow.id, connection, target)

@@ -37,6 +37,9 @@ class NodeOptions:
     default_protocol: str = ""
     latency_first: bool = False
     compression: bool = False
+    proxy_networks: tuple[str, ...] = ()
+    """Networks offered: `10.1.2.0/24`, or `10.1.2.0/24->10.9.2.0/24` under another address."""
+    exit_nodes: tuple[str, ...] = ()
     stock_flags: dict[str, Any] = field(default_factory=dict)
     """More of the stock `flags` table, for `StockNode` only."""
     our_arguments: tuple[str, ...] = ()
@@ -170,9 +173,11 @@ class OurNode(RunningNode):
     """Our own `easytier-core`."""
 
     kind = "ours"
+    wrapper: tuple[str, ...] = ()
+    """The command that runs it, if it is not run directly."""
 
     def _spawn(self) -> LoggedProcess:
-        argv = [sys.executable, "-m", "easytier_host.main", *our_arguments(self.options)]
+        argv = [*self.wrapper, sys.executable, "-m", "easytier_host.main", *our_arguments(self.options)]
         return self.namespace.spawn(*argv, label=f"{self.options.hostname}-ours")
 
 
@@ -207,6 +212,8 @@ def stock_config(options: NodeOptions) -> dict[str, Any]:
         "network_identity": {"network_name": options.network_name, "network_secret": options.network_secret},
         "listeners": list(options.listeners),
         "peer": [{"uri": uri} for uri in options.peers],
+        "exit_nodes": list(options.exit_nodes),
+        "proxy_network": [_proxy_network(text) for text in options.proxy_networks],
         "stun_servers": [],
         "stun_servers_v6": [],
         "flags": flags | options.stock_flags,
@@ -234,12 +241,21 @@ def our_arguments(options: NodeOptions) -> list[str]:
         arguments += ["--latency-first"]
     if options.compression:
         arguments += ["--compression", "zstd"]
+    for network in options.proxy_networks:
+        arguments += ["--proxy-networks", network]
+    for address in options.exit_nodes:
+        arguments += ["--exit-nodes", address]
     return arguments + list(options.our_arguments)
 
 
 def reachable_hosts(node: StockNode) -> dict[str, str]:
     """Hostname -> virtual address with prefix length ("" if none), for every other node in the stock node's route table."""
     return {route["hostname"]: _inet(route.get("ipv4_addr")) for route in node.routes()}
+
+
+def _proxy_network(text: str) -> dict[str, str]:
+    cidr, _, mapped = text.partition("->")
+    return {"cidr": cidr, "mapped_cidr": mapped} if mapped else {"cidr": cidr}
 
 
 def _inet(value: dict[str, Any] | None) -> str:

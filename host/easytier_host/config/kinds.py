@@ -212,8 +212,11 @@ def vpn_portal_from_text(text: str) -> dict[str, str]:
 
 
 def socks5_from_text(text: str) -> str:
-    """The URL that a bare port means; anything else is one already."""
-    return f"socks5://0.0.0.0:{text}" if text.isdigit() else text
+    """The URL that a bare port means; anything else is one already.
+
+    Stock takes a bare port for one of 0.0.0.0, which opens the overlay to whoever is in the neighbourhood.
+    """
+    return f"socks5://127.0.0.1:{text}" if text.isdigit() else text
 
 
 def compression_from_text(text: str) -> int | str:
@@ -258,6 +261,16 @@ def _socket_address(value: object) -> str:
     return text
 
 
+def _socks5_url(value: object) -> str:
+    text = _text(value)
+    if not text:
+        return ""
+    scheme, mark, address = text.partition("://")
+    if not mark or scheme.lower() != "socks5":
+        raise ValueError(f'"{text}" is not a URL like socks5://127.0.0.1:1080')
+    return f"socks5://{_socket_address(address)}"
+
+
 def table(name: str, *, required: Iterable[str], build: Callable[..., Any], **fields: Kind) -> TableKind:
     """A table: `build` gets its checked fields as keyword arguments."""
     needed = tuple(required)
@@ -300,5 +313,6 @@ TUNNEL_URL: Final = Kind("URL", _tunnel_url)
 DEVICE_NAME: Final = Kind("device name", _device_name)
 COMPRESSION: Final = Kind('1, 2, "none" or "zstd"', _compression, compression_from_text)
 LEVEL: Final = choice(("off", "error", "warn", "info", "debug", "trace"))
+SOCKS5_URL: Final = Kind("URL", _socks5_url)
 SOCKET_ADDRESS: Final = Kind("ip:port", _socket_address)
 PLUGIN: Final = Kind("boolean or table", _plugin_setting)

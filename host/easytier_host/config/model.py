@@ -138,6 +138,7 @@ class Config:
     """Manual routes instead of the automatic ones; None: automatic."""
     rpc_portal: str = ""
     rpc_portal_whitelist: tuple[str, ...] = ()
+    metrics_listener: str = ""
     socks5: str = ""
     port_forwards: tuple[PortForward, ...] = ()
     tcp_whitelist: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Every option of `easytier-core`, written down once: its names, the key it sets, how its text becomes the value of that key.
 
 The parser, the environment variables and `docs/configuration.md` are all made from this table.  Names follow stock 2.6.4 (wire
-specification, configuration 11.3); `--list-plugins` and `--log-format` are our own.
+specification, configuration 11.3); `--list-plugins`, `--log-format` and `--metrics-listener` are our own.
 """
 
 from __future__ import annotations
@@ -170,6 +170,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _flag("encryption_algorithm", TRAFFIC),
         _flag("data_compress_algo", TRAFFIC, option="compression"),
         _flag("latency_first", TRAFFIC),
+        _flag("use_smoltcp", TRAFFIC),
         _flag("enable_kcp_proxy", TRAFFIC),
         _flag("disable_kcp_input", TRAFFIC),
         _flag("disable_relay_kcp", TRAFFIC),
@@ -209,6 +210,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _option("dhcp", "dhcp", NODE, short="d"),
         _option("rpc-portal", "rpc_portal", NODE, short="r"),
         _option("rpc-portal-whitelist", "rpc_portal_whitelist", NODE),
+        _option("metrics-listener", "metrics_listener", NODE, metavar="IP:PORT"),
         _option("socks5", "socks5_proxy", SUBNETS, to_toml=kinds.socks5_from_text),
         _option("port-forward", "port_forward", SUBNETS, to_toml=kinds.port_forward_from_text),
         _option("vpn-portal", "vpn_portal_config", SUBNETS, to_toml=kinds.vpn_portal_from_text),
@@ -240,7 +242,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
                     "relay_all_peer_rpc",
                 ),
                 *("disable_udp_hole_punching", "disable_tcp_hole_punching", "disable_sym_hole_punching", "disable_upnp"),
-                *("p2p_only", "lazy_p2p", "enable_exit_node", "proxy_forward_by_system", "use_smoltcp"),
+                *("p2p_only", "lazy_p2p", "enable_exit_node", "proxy_forward_by_system"),
                 *("enable_quic_proxy", "disable_quic_input", "disable_relay_quic", "enable_relay_foreign_network_kcp"),
                 *("enable_relay_foreign_network_quic", "accept_dns", "tld_dns_zone", "foreign_relay_bps_limit"),
                 *("instance_recv_bps_limit", "enable_udp_broadcast_relay"),

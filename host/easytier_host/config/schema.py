@@ -45,7 +45,7 @@ class Setting:
     whole_process: bool = False
 
 
-_ENDPOINTS = {"proto": kinds.choice(("tcp",), ("udp",)), "bind_addr": kinds.SOCKET_ADDRESS, "dst_addr": kinds.SOCKET_ADDRESS}
+_ENDPOINTS = {"proto": kinds.choice(("tcp", "udp")), "bind_addr": kinds.SOCKET_ADDRESS, "dst_addr": kinds.SOCKET_ADDRESS}
 
 
 def _proxy_network(cidr: Any, mapped_cidr: Any = None, allow: object = None) -> ProxyNetwork:
@@ -84,9 +84,9 @@ _FLAGS: Final[tuple[tuple[str, Kind, Status, str], ...]] = (
     ("enable_ipv6", BOOLEAN, _USED, "IPv6 in the underlay: listeners on 0.0.0.0 listen on [::] too"),
     ("mtu", kinds.integer(kinds.MIN_MTU, kinds.MAX_MTU), _USED, "bytes; encryption takes 20 off"),
     ("latency_first", BOOLEAN, _USED, "shortest path by latency instead of by number of hops"),
-    ("enable_exit_node", BOOLEAN, _IGNORED, "be an exit to the internet"),
+    ("enable_exit_node", BOOLEAN, _USED, "be an exit to the internet"),
     ("no_tun", BOOLEAN, _USED, "no TUN device; needs no root"),
-    ("use_smoltcp", BOOLEAN, _IGNORED, "user-space TCP stack"),
+    ("use_smoltcp", BOOLEAN, _USED, "end TCP connections in user space, those of hosts behind this node too"),
     ("relay_network_whitelist", STRING, _MOOT, "other networks to serve; this node serves its own only"),
     ("disable_p2p", BOOLEAN, _USED, "connect to nobody but the configured peers"),
     ("relay_all_peer_rpc", BOOLEAN, _IGNORED, "relay calls for networks outside the whitelist"),
@@ -98,7 +98,7 @@ _FLAGS: Final[tuple[tuple[str, Kind, Status, str], ...]] = (
     ("enable_kcp_proxy", BOOLEAN, _USED, "carry TCP over KCP where the peer takes it; needs a plugin that offers KCP"),
     ("disable_kcp_input", BOOLEAN, _USED, "take no KCP from others"),
     ("disable_relay_kcp", BOOLEAN, _USED, "relay no KCP packets"),
-    ("proxy_forward_by_system", BOOLEAN, _IGNORED, "leave subnet traffic to the kernel"),
+    ("proxy_forward_by_system", BOOLEAN, _USED, "leave subnet traffic to the kernel"),
     ("accept_dns", BOOLEAN, _IGNORED, "answer names of the overlay"),
     ("private_mode", BOOLEAN, _MOOT, "serve no other network; this node never does"),
     ("enable_quic_proxy", BOOLEAN, _IGNORED, "carry TCP over QUIC"),
@@ -158,11 +158,17 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         ),
         Setting("exit_nodes", kinds.IP_ADDRESS, "nodes that carry traffic to the internet", many=True, target="exit_nodes"),
         Setting("routes", kinds.IPV4_NETWORK, "routes set by hand instead of automatic ones", many=True, target="routes"),
-        Setting("socks5_proxy", STRING, "SOCKS5 server into the overlay", _IGNORED, target="socks5"),
+        Setting(
+            "socks5_proxy",
+            kinds.SOCKS5_URL,
+            "SOCKS5 server into the overlay, without password; as an option a port of 127.0.0.1 is enough",
+            target="socks5",
+            default="",
+        ),
         Setting(
             "port_forward",
             _PORT_FORWARD,
-            "TCP ports of this machine carried into the overlay by KCP",
+            "ports of this machine that lead into the overlay: `proto` (tcp or udp), `bind_addr`, `dst_addr`",
             _USED,
             many=True,
             target="port_forwards",
@@ -183,6 +189,14 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             "who may ask the portal; empty: this machine only",
             many=True,
             target="rpc_portal_whitelist",
+            whole_process=True,
+        ),
+        Setting(
+            "metrics_listener",
+            _PORTAL,
+            "our own: counters for Prometheus, at /metrics: a port of 127.0.0.1, ip:port, or off; empty: off",
+            target="metrics_listener",
+            default="",
             whole_process=True,
         ),
         Setting(

@@ -84,6 +84,7 @@ class TunNic(Nic):
         self._routes = netlink.Routes(name, index)
         self._routes_lock = anyio.Lock()
         self._dropped = 0
+        self._warned = False
 
     async def replace_routes(self, cidrs: Collection[Network]) -> None:
         """Make exactly `cidrs` lead into this device, besides the prefixes of its own addresses.
@@ -132,8 +133,11 @@ class TunNic(Nic):
         for frame in frames:
             try:
                 os.write(self._fd, frame)
-            except OSError:
-                self._dropped += 1
+            except OSError as error:
+                if error.errno == errno.EINVAL and _is_joined(frame):
+                    self._write_apart([frame])
+                else:
+                    self._dropped += 1
 
     @property
     def dropped_packets(self) -> int:
@@ -153,14 +157,21 @@ class TunNic(Nic):
 
     def _write_apart(self, buffers: list[bytes]) -> None:
         """Deliver a super-packet in pieces: this kernel does not take one whose checksum is complete.  No more are joined."""
-        logger.warning("%s: the kernel does not take joined packets; writing them one by one", self.name)
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s: the kernel does not take joined packets; writing them one by one", self.name)
         self._own = frozenset()
         try:
             packets = split(b"".join(buffers), self.mtu)
         except ValueError:
-            self._dropped += len(buffers) - 1
+            self._dropped += max(1, len(buffers) - 1)
             return
         self.write_frames([PLAIN_VNET_HEADER + packet for packet in packets])
+
+
+def _is_joined(frame: bytes) -> bool:
+    """Whether a device frame holds several segments; see `base` for the layout."""
+    return len(frame) > VNET_HEADER_SIZE and frame[1] != 0
 
 
 def _open_device(name: str) -> Any:

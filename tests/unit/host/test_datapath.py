@@ -232,6 +232,13 @@ def test_before_the_first_routes_everything_is_dropped_and_counted() -> None:
     assert host.metrics.dropped_no_route == 1
 
 
+def test_answers_carry_further_flags() -> None:
+    host = Host()
+    host.outbound.lookup = lookup()
+    host.outbound.send_device_frames([device_frame(tcp_segment())], Flag.NO_PROXY)
+    assert PeerHeader.parse(host.sent(PEER)[0]).flags == Flag.NO_PROXY | Flag.ENCRYPTED
+
+
 def test_a_peer_behind_another_is_sent_to_its_next_hop() -> None:
     host = Host()
     host.outbound.send(FAR, PacketType.KCP_SRC, [b"segment"])
@@ -347,6 +354,29 @@ def test_not_send_to_tun_is_honoured() -> None:
     host = Host()
     host.receive(host.sealed(PACKET, flags=Flag.NOT_SEND_TO_TUN))
     assert host.delivered == []
+    assert host.metrics.dropped_unhandled == 1
+
+
+def test_what_may_be_proxied_goes_to_the_subnet_router_and_what_it_leaves_to_the_device() -> None:
+    host = Host()
+    packets = [tcp_segment("10.144.0.2", "10.144.0.1", data=bytes([number])) for number in range(4)]
+    taken: list[tuple[bytes, int, int]] = []
+
+    def take(arrivals: list[tuple[bytes, int, int]]) -> list[bytes]:
+        taken.extend(arrivals)
+        host.metrics.delivered_packets += 1
+        return [packet for packet, _, _ in arrivals[1:]]
+
+    host.inbound.subnet = take
+    host.receive(
+        host.sealed(packets[0], flags=Flag.NO_PROXY),
+        host.sealed(packets[1]),
+        host.sealed(packets[2], flags=Flag.EXIT_NODE, source=FAR),
+        host.sealed(packets[3], flags=Flag.NO_PROXY | Flag.NOT_SEND_TO_TUN),
+    )
+    encrypted = int(Flag.ENCRYPTED)
+    assert taken == [(packets[1], PEER, encrypted), (packets[2], FAR, encrypted | Flag.EXIT_NODE)]
+    assert host.delivered == host.watcher.watched == [packets[0], packets[2]]
     assert host.metrics.dropped_unhandled == 1
 
 

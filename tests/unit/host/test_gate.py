@@ -32,7 +32,7 @@ from easytier_hooks.types import (
     TransportSelected,
 )
 from easytier_host import gate as gate_module
-from easytier_host.flows import FlowTable, decode_key, segment_key
+from easytier_host.flows import ENDED_LINGER, FlowTable, decode_key, segment_key
 from easytier_host.gate import FlowGate
 from easytier_host.links import DeviceLink
 from easytier_host.nic.memory import MemoryNic
@@ -474,6 +474,20 @@ async def test_ports_used_again_after_the_end_are_judged_anew_in_spite_of_an_old
         assert taken == []
 
 
+async def test_a_claim_that_outlives_its_flow_swallows_no_new_one() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        w.stack.terminates = lambda key: w.gate.claims.add(key, lambda _frames: None)
+        w.release()
+        w.gate.admit([device_frame(tcp_segment(sequence=1))])
+        await opened(w, 1)
+        w.gate.report(transport.dialled[0].id, Closed("done"))
+        w.clock.advance(ENDED_LINGER + 1)
+        w.gate.tick()
+        assert w.gate.admit([device_frame(tcp_segment(sequence=2))]) == []
+        await opened(w, 2)
+
+
 async def test_a_syn_of_another_connection_ends_a_claim_and_is_its_last_frame() -> None:
     async with world() as w:
         transport = w.offer(FakeTransport())
@@ -518,7 +532,7 @@ async def test_a_handler_that_fails_costs_its_frames_only(caplog: pytest.LogCapt
     async with world() as w:
         w.gate.claims.add(KEY, broken)  # type: ignore[arg-type]
         other = device_frame(tcp_segment(ports=(1, 2), flags=ACK))
-        assert w.gate.admit([SYN_FRAME, other]) == [other]
+        assert w.gate.admit([device_frame(tcp_segment(flags=ACK)), other]) == [other]
         assert "claimed flow failed" in caplog.text
 
 
@@ -567,9 +581,32 @@ async def test_a_transport_whose_dial_is_no_coroutine_costs_its_flow_nothing() -
         assert TransportSelected("tcp", "kcp: failed, see the log", "fallback") in w.events()
 
 
-@pytest.mark.parametrize(("dials", "reason"), [(broken, "failed, see the log"), (refusing, "closed port")])
+class FakePlain:
+    """Begins plain TCP connections unless there is an obstacle; `fails` is what it raises instead."""
+
+    def __init__(self, obstacle: str = "", fails: OSError | None = None) -> None:
+        self.obstacle = obstacle
+        self.fails = fails
+        self.keys: list[FlowKey] = []
+        self.far: list[SocketStream] = []
+
+    async def connect(self, key: FlowKey) -> TcpConnection:
+        await anyio.lowlevel.checkpoint()
+        self.keys.append(key)
+        if self.fails is not None:
+            raise self.fails
+        near, far = socket.socketpair()
+        self.far.append(SocketStream(far))
+        return SocketStream(near)
+
+
+NO_STACK = "no TCP stack here"
+
+
+@pytest.mark.parametrize(("dials", "reason"), [(broken, f"kcp: failed, see the log; {NO_STACK}"), (refusing, "closed port")])
 async def test_a_forwarded_connection_that_cannot_be_carried_is_reset(dials: Callable[[TcpFlow], object], reason: str) -> None:
     async with world() as w:
+        w.gate.plain = FakePlain(NO_STACK)
         transport = w.offer(FakeTransport())
         transport.dials = dials
         w.release()
@@ -578,3 +615,116 @@ async def test_a_forwarded_connection_that_cannot_be_carried_is_reset(dials: Cal
             await w.gate.carry(KEY, SocketStream(near))
             assert near.fileno() == -1
         assert w.events()[-1] == Failed(reason)
+
+
+async def test_a_flow_that_enters_here_takes_the_selected_transport() -> None:
+    async with world() as w:
+        plain = w.gate.plain = FakePlain()
+        transport = w.offer(FakeTransport())
+        w.release()
+        flow_id, connection = await w.gate.dial(KEY)
+        connection.reset()
+        assert plain.keys == []
+        (flow,) = transport.dialled
+        assert (flow.id, flow.key, flow.direction, flow.transport) == (flow_id, KEY, "forwarded", "kcp")
+        assert w.events() == [Seen(), TransportSelected("kcp", "kcp can", "default"), Connecting(), Connected()]
+
+
+async def dial_plainly(w: World, plain: FakePlain) -> None:
+    """Dial, and see the connection go by plain TCP."""
+    w.gate.plain = plain
+    w.release()
+    _, connection = await w.gate.dial(KEY)
+    connection.reset()
+    for far in plain.far:
+        far.reset()
+    assert plain.keys == [KEY]
+    assert w.events()[-1] == Connected()
+
+
+async def test_without_a_transport_it_is_plain_tcp_and_why() -> None:
+    async with world() as w:
+        await dial_plainly(w, FakePlain())
+        assert w.events()[1] == TransportSelected("tcp", "no other transport", "default")
+
+
+async def test_with_none_available_the_reason_is_theirs() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport(available=False))
+        await dial_plainly(w, FakePlain())
+        assert transport.dialled == []
+        assert w.events()[1] == TransportSelected("tcp", "kcp cannot", "default")
+
+
+async def test_a_transport_that_cannot_connect_falls_back_to_plain_tcp() -> None:
+    def fail(_flow: TcpFlow) -> None:
+        raise TransportUnavailable("no answer")
+
+    async with world() as w:
+        w.offer(FakeTransport()).dials = fail
+        await dial_plainly(w, FakePlain())
+        selected = [event for event in w.events() if isinstance(event, TransportSelected)]
+        assert selected == [
+            TransportSelected("kcp", "kcp can", "default"),
+            TransportSelected("tcp", "kcp: no answer", "fallback"),
+        ]
+
+
+async def test_a_transport_that_hangs_falls_back_to_plain_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "OPEN_TIMEOUT", 0.01)
+    async with world() as w:
+        w.offer(FakeTransport()).hangs = True
+        await dial_plainly(w, FakePlain())
+        assert TransportSelected("tcp", "kcp: did not open in 0.01 s", "fallback") in w.events()
+
+
+async def test_a_plugin_may_choose_plain_tcp_for_a_flow_that_enters_here() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        w.gate.plain = plain = FakePlain(fails=TimeoutError("no answer from 10.144.0.2:22"))
+        w.release(Selection("tcp", "port 22", "policy"))
+        with pytest.raises(TimeoutError, match="no answer from"):
+            await w.gate.dial(KEY)
+        assert (transport.dialled, plain.keys) == ([], [KEY])
+        assert w.events()[-1] == Failed("no answer from 10.144.0.2:22")
+
+
+@pytest.mark.parametrize(
+    ("destination", "reason"),
+    [("10.144.0.99", "no peer has 10.144.0.99"), ("10.144.0.2", f"kcp cannot; {NO_STACK}")],
+)
+async def test_where_nothing_leads_the_reason_is_said(destination: str, reason: str) -> None:
+    async with world() as w:
+        w.offer(FakeTransport(available=False))
+        w.gate.plain = FakePlain(NO_STACK)
+        w.release()
+        with pytest.raises(OSError, match=f"^{reason}$"):
+            await w.gate.dial(FlowKey(IPv4Address("127.0.0.1"), 5, IPv4Address(destination), 80))
+        assert w.events()[-1] == Failed(reason)
+
+
+async def test_our_own_address_needs_no_transport() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        w.gate.plain = plain = FakePlain(NO_STACK)
+        _, connection = await w.gate.dial(FlowKey(IPv4Address("127.0.0.1"), 5, IPv4Address("10.144.0.1"), 80))
+        connection.reset()
+        plain.far[0].reset()
+        assert transport.dialled == []
+        assert w.events()[1] == TransportSelected("tcp", "the destination is this node", "default")
+
+
+async def test_a_flow_whose_dialler_is_cancelled_has_ended() -> None:
+    async with world() as w:
+        w.offer(FakeTransport()).hangs = True
+        w.release()
+        with anyio.move_on_after(0.01):
+            await w.gate.dial(KEY)
+        assert w.events()[-1] == Failed("given up by the source")
+
+
+async def test_with_a_full_table_nothing_enters_here() -> None:
+    async with world(max_flows=1) as w:
+        w.gate.admit([SYN_FRAME])
+        with pytest.raises(OSError, match="as many flows as it can"):
+            await w.gate.dial(KEY)

@@ -336,10 +336,13 @@ async def test_an_echo_request_that_claims_to_come_from_everybody_is_not_answere
         await ping(b, "10.144.0.1")
         (conn,) = a.peers()
         sent = conn.sent_frames
+        assert a.inbound.subnet is not None
         for source in ("10.144.0.255", "255.255.255.255", "224.0.0.1", "10.144.0.1", "10.144.0.77", "192.0.2.1"):
-            a._deliver([echo_request(IPv4Address(source), IPv4Address("10.144.0.1"), 7, 1, b"")])
+            request = echo_request(IPv4Address(source), IPv4Address("10.144.0.1"), 7, 1, b"")
+            assert a.inbound.subnet([(request, b.peer_id, 0)]) == []
         assert conn.sent_frames == sent
-        a._deliver([echo_request(IPv4Address("10.144.0.2"), IPv4Address("10.144.0.1"), 7, 1, b"")])
+        request = echo_request(IPv4Address("10.144.0.2"), IPv4Address("10.144.0.1"), 7, 1, b"")
+        assert a.inbound.subnet([(request, b.peer_id, 0)]) == []
         assert conn.sent_frames == sent + 1
 
 

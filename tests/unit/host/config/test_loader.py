@@ -231,10 +231,23 @@ def test_a_port_forward_of_the_file_is_kept() -> None:
     assert config_of(text).port_forwards == (PortForward("0.0.0.0:53", "[fd00::1]:53", "tcp"),)
 
 
-def test_a_port_forward_of_udp_is_left_out_with_a_warning() -> None:
-    text = '[[port_forward]]\nproto = "udp"\nbind_addr = "0.0.0.0:53"\ndst_addr = "[fd00::1]:53"'
-    assert config_of(text).port_forwards == ()
-    assert len(warnings(text)) == 1
+def test_a_port_forward_may_be_of_udp() -> None:
+    text = '[[port_forward]]\nproto = "udp"\nbind_addr = "0.0.0.0:53"\ndst_addr = "10.144.0.2:53"'
+    assert config_of(text).port_forwards == (PortForward("0.0.0.0:53", "10.144.0.2:53", "udp"),)
+    assert warnings(text) == []
+
+
+def test_a_socks_server_is_a_url_or_as_an_option_a_port_of_this_machine() -> None:
+    assert config_of("").socks5 == ""
+    assert config_of('socks5_proxy = "socks5://0.0.0.0:1080"').socks5 == "socks5://0.0.0.0:1080"
+    assert config_of("", "--socks5", "1080").socks5 == "socks5://127.0.0.1:1080"
+    assert config_of("", "--socks5", "socks5://[::1]:1080").socks5 == "socks5://[::1]:1080"
+
+
+@pytest.mark.parametrize("url", ["1080", "http://127.0.0.1:1080", "socks5://localhost:1080", "socks5://127.0.0.1", "socks5://"])
+def test_a_socks_server_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^a.toml:1: socks5_proxy: "):
+        config_of(f'socks5_proxy = "{url}"')
 
 
 # Options and variables
@@ -317,10 +330,11 @@ def test_a_bad_value_of_an_option_names_the_option() -> None:
 
 
 def test_options_without_effect_are_warned_about() -> None:
-    said = load(parse(["--daemon", "--socks5", "1080", "-d", "false", "--secure-mode=false"], {"ET_CREDENTIAL": "c"})).warnings
+    arguments = ["--daemon", "--vpn-portal", "wg://0.0.0.0:1/10.9.0.0/24", "-d", "false", "--secure-mode=false"]
+    said = load(parse(arguments, {"ET_CREDENTIAL": "c"})).warnings
     assert sorted(said) == [
         "--daemon: has no effect in this version",
-        "--socks5: this option has no effect in this version",
+        "--vpn-portal: this option has no effect in this version",
         "ET_CREDENTIAL: has no effect in this version",
     ]
 

@@ -14,8 +14,7 @@ import zstandard
 
 from easytier_host.packet import PacketType, build_frame
 from easytier_host.pb import common_pb2, peer_rpc_pb2, portal_pb2
-from easytier_host.rpc import client as client_module
-from easytier_host.rpc import portal_wire
+from easytier_host.rpc import portal_connection, portal_wire
 from easytier_host.rpc.client import PortalClient, RefusedError
 
 Answer = Callable[[common_pb2.RpcPacket], bytes]
@@ -92,13 +91,13 @@ def test_a_compressed_answer_is_understood_though_never_asked_for() -> None:
 
 
 def test_a_bomb_is_refused() -> None:
-    bomb = zstandard.compress(bytes(client_module.MAX_ANSWER_BYTES + 1))
+    bomb = zstandard.compress(bytes(portal_connection.MAX_ANSWER_BYTES + 1))
     with portal(lambda request: frame(request, bomb, compression_info=ZSTD)) as client, pytest.raises(RefusedError):
         client.peers()
 
 
 def test_an_endless_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 10_000)
+    monkeypatch.setattr(portal_connection, "MAX_ANSWER_BYTES", 10_000)
 
     def answer(request: common_pb2.RpcPacket) -> bytes:
         return b"".join(frame(request, bytes(1000), total_pieces=30_000, piece_idx=index) for index in range(20))

@@ -168,12 +168,16 @@ async def test_a_service_that_fails_says_no_more_than_that(caplog: pytest.LogCap
     ("error", "kind", "said"),
     [
         (error_pb2.Error(other_error=error_pb2.OtherError(error_message="x1")), RpcError, "x1"),
-        (error_pb2.Error(invalid_service=error_pb2.InvalidService(service_name="S")), ServiceNotOfferedError, "not offered"),
-        (error_pb2.Error(invalid_method_index=error_pb2.InvalidMethodIndex(method_index=7)), RpcError, "invalid_method_index"),
+        (
+            error_pb2.Error(invalid_service=error_pb2.InvalidService(service_name="S")),
+            ServiceNotOfferedError,
+            "not have this service",
+        ),
+        (error_pb2.Error(invalid_method_index=error_pb2.InvalidMethodIndex(method_index=7)), RpcError, "this method"),
         (error_pb2.Error(execute_error=error_pb2.ExecuteError(error_message="x2")), RpcError, "x2"),
         (error_pb2.Error(malformat_rpc_packet=error_pb2.MalformatRpcPacket(error_message="x3")), RpcError, "x3"),
         (error_pb2.Error(timeout=error_pb2.Timeout(error_message="x4")), RpcError, "x4"),
-        (error_pb2.Error(), RpcError, "None"),
+        (error_pb2.Error(), RpcError, "error without a name"),
     ],
 )
 async def test_errors_of_stock_become_exceptions(error: error_pb2.Error, kind: type[RpcError], said: str) -> None:

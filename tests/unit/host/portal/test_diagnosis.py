@@ -1,0 +1,87 @@
+"""Findings of a node about itself, and what is made of the rules of a firewall."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from easytier_hooks.types import TransportSelected
+from easytier_host.config.model import Flags
+from easytier_host.nic.memory import MemoryNic
+from easytier_host.portal import diagnosis
+from tests.unit.host.helpers import make_node
+from tests.unit.host.portal.portals import flow
+
+
+def rules(policy: str, *expressions: list[dict[str, Any]], hook: str = "input") -> str:
+    """A ruleset of one chain in nft's JSON."""
+    place = {"family": "inet", "table": "filter"}
+    entries: list[dict[str, Any]] = [
+        {"metainfo": {"json_schema_version": 1}},
+        {"table": {"family": "inet", "name": "filter"}},
+        {"chain": {**place, "name": "input", "hook": hook, "policy": policy}},
+    ]
+    entries += [{"rule": {**place, "chain": "input", "expr": expression}} for expression in expressions]
+    return json.dumps({"nftables": entries})
+
+
+def of_device(name: str) -> list[dict[str, Any]]:
+    match = {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": name}
+    return [{"match": match}, {"accept": None}]
+
+
+@pytest.mark.parametrize(
+    ("ruleset", "status"),
+    [
+        (rules("accept"), "ok"),
+        (rules("drop"), "warn"),
+        (rules("drop", of_device("lo")), "warn"),
+        (rules("drop", of_device("tun0")), "ok"),
+        (rules("drop", hook="forward"), "ok"),
+        (json.dumps({"nftables": []}), "ok"),
+    ],
+)
+def test_a_chain_that_drops_is_found(ruleset: str, status: str) -> None:
+    (found,) = diagnosis.firewall_findings(ruleset, "tun0")
+    assert found.status == status
+    assert ("nft insert rule inet filter input iifname tun0 accept" in found.advice) == (status == "warn")
+
+
+@pytest.mark.parametrize("ruleset", ["", "[]", "{}", '{"nftables": 5}', '{"nftables": [{"chain": 1}]}', "no json"])
+def test_rules_that_cannot_be_read_are_no_finding(ruleset: str) -> None:
+    assert diagnosis.firewall_findings(ruleset, "tun0") == []
+
+
+@pytest.mark.parametrize(
+    ("status", "has"), [("CapEff:\t0000000000001000\n", True), ("CapEff:\t0000000000000fff\n", False), ("", True)]
+)
+def test_rights_are_read(status: str, has: bool) -> None:
+    assert diagnosis.has_capability(status, 12) is has
+
+
+@pytest.mark.anyio
+async def test_a_node_without_a_device() -> None:
+    async with make_node(1) as node:
+        found = {each.subject: each for each in await diagnosis.findings(node)}
+        assert found["device"].status == "ok"
+        assert "no_tun" in found["device"].text
+        assert "firewall" not in found
+        assert "no plugin offers it" in found["kcp in"].text
+        assert found["kcp out"].text.startswith("off")
+
+
+@pytest.mark.anyio
+async def test_what_is_wrong_comes_with_advice() -> None:
+    flags = Flags(no_tun=False, mtu=1480, disable_kcp_input=True, enable_kcp_proxy=True)
+    async with make_node(1, flags=flags, nic=MemoryNic(mtu=1460)) as node:
+        node.gate.transports.clear()
+        flow_id = flow(node, 1, "tcp")
+        node.gate.report(flow_id, TransportSelected("tcp", "kcp: no answer", "fallback"))
+        found = {each.subject: each for each in await diagnosis.findings(node)}
+        assert {subject for subject, each in found.items() if each.status != "ok"} >= {"kcp in", "kcp out", "fallback", "mtu"}
+        assert found["kcp out"].status == "fail"
+        assert found["fallback"].text == "1 flows fell back to plain TCP, the last one: kcp: no answer"
+        assert "disable_kcp_input is set" in found["kcp in"].text
+        assert all(each.advice for each in found.values() if each.status != "ok")
