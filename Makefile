@@ -3,6 +3,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NATIVE := setup.py native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs native/src/*/*.rs)
+NATIVE_IS_BUILT = $(BIN)/python -c 'import easytier_kcp_plugin._native' 2>/dev/null
+
+# Where rustup puts cargo, whether the shell's start-up files say so or not.
+export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # The first of these that runs and is new enough makes the virtual environment; PYTHON=... on the command line overrules.
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
@@ -17,7 +22,7 @@ TEST_DIRS = $(wildcard $(TEST_ORDER:%=tests/%))
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system-deps check unit test demo format clean
+.PHONY: help venv system-deps check unit native-test test demo format clean
 
 help:
 	@echo 'make test         lint, types, import contracts and all tests'
@@ -30,7 +35,7 @@ help:
 
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(NATIVE)
 	@if [ ! -x $(BIN)/python ]; then \
 	    for python in $(PYTHON) $(PYTHONS); do \
 	        if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -46,6 +51,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@# setuptools warns of any folder in the working directory that is called like a package, which is how this tree is laid out.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(NATIVE_IS_BUILT) || echo 'make: no native module (it needs cargo 1.91 or newer), so there is no user-space TCP stack' >&2
 	@touch $@
 
 system-deps:
@@ -68,11 +74,19 @@ check: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if $(NATIVE_IS_BUILT); then \
+	    echo 'stubtest, cargo fmt, cargo clippy'; \
+	    MYPYPATH=hooks $(BIN)/stubtest --allowlist native/stubtest.allow easytier_kcp_plugin._native && cd native && \
+	    cargo fmt --check && cargo clippy --quiet --locked --no-default-features --all-targets -- --deny warnings; \
+	fi
+
+native-test: $(STAMP)
+	@if $(NATIVE_IS_BUILT); then cd native && echo 'cargo test' && cargo test --quiet --locked --no-default-features; fi
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
-test: system-deps check
+test: system-deps check native-test
 	$(BIN)/python -m pytest $(TEST_DIRS) $(filter-out $(TEST_DIRS),$(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))) $(PYTEST_ARGS)
 
 demo: system-deps $(STAMP)
@@ -81,7 +95,9 @@ demo: system-deps $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+	@if $(NATIVE_IS_BUILT); then cd native && cargo fmt; fi
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf native/target easytier_kcp_plugin/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

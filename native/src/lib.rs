@@ -1,0 +1,20 @@
+//! A user-space TCP stack in batches, without sockets, threads or a clock, for Python.
+//!
+//! ```text
+//! python.rs    the Python module, nothing else
+//! stack.rs     all connections of a link      flow.rs    one of them          device.rs   the link as smoltcp sees it
+//! packets.rs   segments and checksums         frames.rs  virtio-net frames    join.rs     super-packets for IPv6
+//! buffers.rs   memory                         config.rs  settings             guard.rs    what a panic costs
+//! ```
+
+pub mod buffers;
+pub mod config;
+pub mod device;
+pub mod flow;
+pub mod frames;
+pub mod guard;
+pub mod join;
+pub mod packets;
+#[cfg(feature = "python")]
+mod python;
+pub mod stack;
