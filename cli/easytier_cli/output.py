@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,8 +74,12 @@ def table(
 
 def to_json(data: object) -> str:
     """Indented by two, as stock's."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return harmless(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def harmless(encoded: str) -> str:
+    """JSON with the characters escaped that would move the cursor or more."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded)
 
 
 def plain(message: Any) -> dict[str, Any]:
@@ -127,6 +132,14 @@ def socket_address(message: Any) -> str:
             return f"{ipv4(message.ipv4)}:{message.port}"
         case _:
             return f"0.0.0.0:{message.port}"
+
+
+def local_time(seconds: int) -> str:
+    """Epoch seconds as date and time of this machine's zone; the number, where there is no such date."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
 
 
 def uuid_text(message: Any) -> str:

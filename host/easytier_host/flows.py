@@ -13,6 +13,7 @@ none has ended, a new flow is carried unwatched.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Literal
@@ -48,6 +49,10 @@ CONNECT_TIMEOUT: Final = 130.0
 IDLE_TIMEOUT: Final = 86_400.0
 """A flow without a segment for a day is no longer watched; one whose ends are gone leaves no other trace."""
 COUNTERS_INTERVAL: Final = 5.0
+SHORTEST_RATE: Final = 0.5
+"""Two counters closer to each other than this give no rate."""
+MAX_HISTORY: Final = 32
+"""Events remembered of each flow, counters apart; a flow has some eight, so what is lost is a plugin's chatter."""
 
 
 class Flow:
@@ -56,22 +61,27 @@ class Flow:
     __slots__ = (
         "bytes_received",
         "bytes_sent",
+        "chosen_by",
         "connected",
+        "counted_at",
+        "counted_bytes",
         "direction",
         "ended",
         "ended_at",
         "fin_destination",
         "fin_source",
+        "first_seen",
         "first_sequence",
         "held",
+        "history",
         "id",
         "key",
         "last_seen",
         "peer",
+        "rates",
         "raw_key",
         "reason",
         "reported_by_transport",
-        "reported_bytes",
         "retransmitted",
         "rtt",
         "started_at",
@@ -88,14 +98,20 @@ class Flow:
         self.direction = direction
         self.peer: PeerInfo | None = None
         self.started_at = wall_now
+        """Epoch seconds, at which the table's clock stood at `first_seen`."""
+        self.first_seen = now
         self.transport: str | None = None
         self.reason = ""
+        self.chosen_by = ""
         self.bytes_sent = 0
         self.bytes_received = 0
         self.rtt: float | None = None
         """Seconds, and `retransmitted` segments, as the transport reported them last; None where it does not measure them."""
         self.retransmitted: int | None = None
-        self.reported_bytes = 0
+        self.rates = (0.0, 0.0)
+        """Bytes a second sent and received, between the last two counters; see `rates_at`."""
+        self.counted_bytes = (0, 0)
+        self.counted_at = now
         self.reported_by_transport = False
         """A transport carries it and says what happens; segments are not looked at."""
         self.held = False
@@ -106,6 +122,27 @@ class Flow:
         self.ended: Closed | Failed | None = None
         self.ended_at = 0.0
         self.last_seen = now
+        self.history: deque[tuple[float, FlowEvent]] = deque(maxlen=MAX_HISTORY)
+        """What happened and when by the table's clock; the oldest goes first."""
+
+    def wall_time(self, at: float) -> float:
+        """A moment of the table's clock in epoch seconds."""
+        return self.started_at + at - self.first_seen
+
+    def rates_at(self, now: float) -> tuple[float, float]:
+        """Bytes a second sent and received; zeros where the last counters are too old to say anything of `now`."""
+        return self.rates if self.ended is None and now - self.counted_at <= 2 * COUNTERS_INTERVAL else (0.0, 0.0)
+
+    def count(self, counters: Counters, now: float) -> None:
+        """Take what has been counted up to `now`."""
+        sent, received = counters.bytes_sent, counters.bytes_received
+        # Totals that a transport repeats within a moment say nothing of the rate.
+        passed = now - self.counted_at
+        if passed >= SHORTEST_RATE:
+            self.rates = (sent - self.counted_bytes[0]) / passed, (received - self.counted_bytes[1]) / passed
+            self.counted_bytes, self.counted_at = (sent, received), now
+        self.bytes_sent, self.bytes_received = sent, received
+        self.rtt, self.retransmitted = counters.rtt, counters.retransmitted
 
     def snapshot(self) -> TcpFlow:
         """The flow as it is now, as plugins see it."""
@@ -190,23 +227,22 @@ class FlowTable:
         if flow.ended is not None:
             return False
         match event:
-            case TransportSelected(transport, reason, _):
-                flow.transport, flow.reason = transport, reason
+            case TransportSelected(transport, reason, chosen_by):
+                flow.transport, flow.reason, flow.chosen_by = transport, reason, chosen_by
             case Connected():
                 flow.connected = True
             case HalfClosed("source"):
                 flow.fin_source = True
             case HalfClosed("destination"):
                 flow.fin_destination = True
-            case Counters(bytes_sent, bytes_received, rtt, retransmitted):
-                flow.bytes_sent, flow.bytes_received = bytes_sent, bytes_received
-                flow.rtt, flow.retransmitted = rtt, retransmitted
+            case Counters():
+                flow.count(event, now)
             case Closed() | Failed():
                 flow.ended, flow.ended_at = event, now
                 self._ended[flow.id] = flow
             case _:
                 pass
-        self.events.append((flow, event))
+        self._note(flow, event, now)
         return True
 
     def tick(self, now: float) -> None:
@@ -226,9 +262,13 @@ class FlowTable:
                 self.report(flow, Failed(f"no answer in {CONNECT_TIMEOUT:g} s"), now)
             elif silence >= IDLE_TIMEOUT:
                 self.report(flow, Closed(f"no segment in {IDLE_TIMEOUT / 3600:g} h, no longer watched"), now)
-            elif counters_due and flow.bytes_sent + flow.bytes_received != flow.reported_bytes:
-                flow.reported_bytes = flow.bytes_sent + flow.bytes_received
+            elif counters_due and flow.counted_bytes != (flow.bytes_sent, flow.bytes_received):
                 self.report(flow, Counters(flow.bytes_sent, flow.bytes_received), now)
+
+    def _note(self, flow: Flow, event: FlowEvent, now: float) -> None:
+        self.events.append((flow, event))
+        if not isinstance(event, Counters):
+            flow.history.append((now, event))
 
     def _turn(self, flow: Flow, from_source: bool, flags: int, now: float) -> None:
         side: Literal["source", "destination"] = "source" if from_source else "destination"
@@ -270,7 +310,7 @@ class FlowTable:
         if on_device:
             self._by_segment[raw_key] = flow, True
             self._by_segment[reverse_key(raw_key)] = flow, False
-        self.events.append((flow, Seen()))
+        self._note(flow, Seen(), now)
         return flow
 
     def _forget(self, flow: Flow) -> None:

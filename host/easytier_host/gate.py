@@ -225,7 +225,8 @@ class FlowGate:
     async def explain(self, key: FlowKey) -> tuple[TcpFlow, list[Candidate], Selection]:
         """What a new flow of this node would get now.  Plugins are asked as for any other; its id is 0, which no flow has."""
         peer = self.peer_for(key.destination_ip)
-        flow = TcpFlow(0, key, "outbound", peer, self._wall_clock())
+        # Without a device flows begin at a port of ours.
+        flow = TcpFlow(0, key, "forwarded" if self.device is None else "outbound", peer, self._wall_clock())
         if peer is None:
             return flow, [], Selection(TCP, f"no peer has {key.destination_ip}", "default")
         candidates = self._candidates(flow)
@@ -284,7 +285,16 @@ class FlowGate:
             except Exception:
                 logger.exception("transport %s failed to judge flow %s", name, flow.key)
                 candidates.append(Candidate(name, available=False, reason=f"{name} failed, see the log"))
-        return [*candidates, Candidate(TCP, available=True, reason="plain TCP is always there")]
+        if flow.direction != "forwarded":
+            return [*candidates, Candidate(TCP, available=True, reason="plain TCP is always there")]
+        obstacle = self._plain_obstacle
+        reason = obstacle or (candidates[0].reason if candidates else "no other transport")
+        return [*candidates, Candidate(TCP, available=not obstacle, reason=reason)]
+
+    @property
+    def _plain_obstacle(self) -> str:
+        """Why no plain TCP connection can begin here; "" if one can."""
+        return self.plain.obstacle if self.plain is not None else "this node begins no plain TCP"
 
     def _obstacle(self, flow: TcpFlow) -> str:
         """Why nothing here can end the flow's connection; "" if something can."""
@@ -354,21 +364,17 @@ class FlowGate:
 
     async def _reach(self, flow: Flow) -> TcpConnection:
         """Select and dial for a flow that enters at this node; raises OSError."""
-        ip = flow.key.destination_ip
-        obstacle = self.plain.obstacle if self.plain is not None else "this node begins no plain TCP"
+        ip, obstacle = flow.key.destination_ip, self._plain_obstacle
         if self._is_own(ip):
             selection = Selection(TCP, "the destination is this node", "default")
-            obstacle = ""
         elif flow.peer is None:
             raise OSError(f"no peer has {ip}")
         else:
             snapshot = flow.snapshot()
-            candidates = self._candidates(snapshot)[:-1]
-            reason = candidates[0].reason if candidates else "no other transport"
-            candidates.append(Candidate(TCP, available=not obstacle, reason=obstacle or reason))
+            candidates = self._candidates(snapshot)
             selection = await self._hooks.select(snapshot, flow.peer, candidates)
             if selection.transport == TCP and obstacle:
-                raise OSError(f"{reason}; {obstacle}")
+                raise OSError("; ".join(candidate.reason for candidate in candidates))
         self._settle(flow, selection)
         if selection.transport != TCP:
             try:

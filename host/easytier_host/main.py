@@ -119,6 +119,7 @@ async def _run_nodes(configs: Sequence[Config]) -> None:
     async with anyio.create_task_group() as group:
         await group.start(_stop_on_signal, running, group.cancel_scope)
         portal_port = await _open_portal(configs[0], running, group)
+        await _open_metrics(configs[0], running, group)
         async with anyio.create_task_group() as nodes:
             for config in configs:
                 nodes.start_soon(_run_node, config, running, portal_port, name=f"instance {config.instance_name}")
@@ -146,6 +147,23 @@ async def _open_portal(config: Config, running: Sequence[Node], group: TaskGroup
         return None
     group.start_soon(portal.run, name="portal")
     return portal.port
+
+
+async def _open_metrics(config: Config, running: Sequence[Node], group: TaskGroup) -> None:
+    """Start the metrics listener of the process, if the first configuration asks for it; raises `PortalError`."""
+    from easytier_host.portal import address
+
+    wanted = address.parse_metrics(config.metrics_listener)
+    if wanted is None:
+        return
+    # Who does without need not have its HTTP library.
+    from easytier_host.portal.door import Door
+    from easytier_host.portal.metrics_http import MAX_CONNECTIONS, MetricsListener
+
+    door = Door(wanted, config.rpc_portal_whitelist, MAX_CONNECTIONS, setting="metrics_listener")
+    await door.open()
+    logger.info("metrics are at http://%s/metrics", door.address)
+    group.start_soon(MetricsListener(door, running).run, name="metrics")
 
 
 async def _run_node(config: Config, running: list[Node], portal_port: int | None) -> None:

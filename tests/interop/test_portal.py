@@ -21,11 +21,17 @@ from tests.netns.topology import wait_for
 pytestmark = INTEROP
 
 Pair = tuple[RunningNode, RunningNode]
+RULES = """
+add table inet lab
+add chain inet lab input { type filter hook input priority 0; policy drop; }
+add rule inet lab input iifname { "lo", "eth0" } accept
+"""
+CLOSE = "import sys; from easytier_host.rpc.client import PortalClient; PortalClient().close_flow(int(sys.argv[1]))"
 
 
 @pytest.fixture(scope="module")
 def joined() -> Iterator[Pair]:
-    with pair("stock", "ours", differences={"our_arguments": ("--enable-kcp-proxy",)}) as nodes:
+    with pair("stock", "ours", differences={"our_arguments": ("--enable-kcp-proxy", "--metrics-listener", "9188")}) as nodes:
         wait_joined(nodes)
         yield nodes
 
@@ -76,6 +82,58 @@ def test_flows_over_kcp_are_listed_as_such(joined: Pair) -> None:
 def test_doctor_has_nothing_to_find(joined: Pair) -> None:
     _, ours = joined
     assert {found["status"] for found in ask(ours, "doctor")} == {"ok"}
+
+
+def test_why_and_ping_agree_that_kcp_works(joined: Pair) -> None:
+    stock, ours = joined
+    told = ask(ours, "proxy", "why", f"{stock.address}:5201")
+    assert (told["transport"], told["peer_hostname"], told["hops"]) == ("kcp", "n1", 1)
+    pinged = ask(ours, "ping", "--kcp", "n1", "-c", "1")
+    assert pinged["outcome"] in ("connected", "refused"), pinged
+    assert 0 < pinged["rtt_us"] < 2_000_000
+
+
+def test_a_flow_is_followed_until_it_is_closed_from_here(joined: Pair) -> None:
+    stock, ours = joined
+    watching = ours.namespace.spawn(sys.executable, "-m", "easytier_cli.main", "proxy", "--watch", "-o", "json", label="watch")
+    with games(ours.namespace, stock.namespace, stock.address) as played:
+        client = played.begin("idle", count=1, seconds=5.0)
+        port = str(played.port_of("banner"))
+
+        def seen(state: str) -> dict[str, Any] | None:
+            for line in watching.log().splitlines():
+                told: dict[str, Any] = json.loads(line)
+                if told["flow"]["state"] == state and told["flow"]["dst"].endswith(f":{port}"):
+                    return told
+            return None
+
+        connected = wait_for(lambda: seen("connected"), "the connection is told")
+        assert connected["flow"]["transport"] == "kcp"
+        flow_id = str(connected["flow"]["id"])
+        ours.namespace.run(sys.executable, "-c", CLOSE, flow_id)
+        ended = wait_for(lambda: seen("failed"), "the end is told")
+        assert (ended["event"], ended["detail"]) == ("failed", "closed by the user")
+        wait_for(lambda: not client.running or None, "the application ends")
+        assert "BrokenResourceError" in client.log(), "it was reset"
+    watching.terminate()
+
+
+def test_doctor_finds_a_firewall_that_drops(joined: Pair) -> None:
+    _, ours = joined
+    ours.namespace.run("nft", RULES)
+    try:
+        found = {each["subject"]: each for each in ask(ours, "doctor")}
+        assert found["firewall"]["status"] == "warn"
+        assert "nft insert rule inet lab input iifname" in found["firewall"]["advice"]
+    finally:
+        ours.namespace.run("nft", "delete", "table", "inet", "lab")
+
+
+def test_metrics_can_be_scraped(joined: Pair) -> None:
+    _, ours = joined
+    text = ours.namespace.run("curl", "-sf", "http://127.0.0.1:9188/metrics").stdout
+    assert "node_peers{" in text
+    assert ours.options.network_secret not in text
 
 
 def test_the_secret_is_not_told(joined: Pair) -> None:

@@ -3,62 +3,110 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from easytier_cli.commands import network
 from easytier_cli.diagnostics import Exit
 from easytier_cli.output import Report
-from easytier_host.rpc.client import PortalClient, RefusedError, portal_pb2
+from easytier_host.rpc.client import PortalClient, RefusedError, ServiceMissingError, portal_pb2
 
 HIGH_LOSS: Final = 0.1
 """Share of pings lost on a connection that is worth a word."""
 
+Instance = portal_pb2.InstanceIdentifier | None
 
-def doctor(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:
-    """Findings `ok`, `warn` and `fail`; exit status 6 if anything failed."""
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`status` is ok, warn or fail; `advice` is empty where nothing is to be done."""
+
+    status: str
+    subject: str
+    text: str
+    advice: str = ""
+
+
+def doctor(client: PortalClient, instance: Instance, options: Namespace) -> Report:
+    """Findings about the node, its machine and its peers; exit status 6 if anything failed."""
     own, nodes = network.ask(client, instance)
-    found: list[tuple[str, str, str]] = [("ok", "portal", f"answers at {client.address}, version {own.version}")]
+    found = [Finding("ok", "portal", f"answers at {client.address}, version {own.version}")]
     if own.ipv4_addr:
-        found.append(("ok", "address", own.ipv4_addr))
+        found.append(Finding("ok", "address", own.ipv4_addr))
     else:
-        found.append(("warn", "address", "the node has no virtual IPv4 address: set ipv4 to be reached by others"))
+        found.append(Finding("warn", "address", "the node has no virtual IPv4 address", "set ipv4 to be reached by others"))
+    found += _own(client, instance)
+    found += _plugins(client, instance)
     found += _connectors(client, instance)
     if not nodes:
-        found.append(("fail", "peers", "no other node is known: check peers, network_name and network_secret"))
-    for node in nodes:
-        found.append(_peer(node))
-    found += _plugins(client, instance)
-    data = [{"status": status, "subject": subject, "text": text} for status, subject, text in found]
-    failed = any(status == "fail" for status, _, _ in found)
-    return Report(
-        data, ("status", "subject", "finding"), found, cuttable="finding", status=Exit.UNHEALTHY if failed else Exit.OK
-    )
+        found.append(Finding("fail", "peers", "no other node is known", "check peers, network_name and network_secret"))
+    names = {each.route.peer_id: each for each in nodes}
+    found += [_peer(node, names.get(node.route.next_hop_peer_id)) for node in nodes]
+    failed = any(each.status == "fail" for each in found)
+    return Report([asdict(each) for each in found], text=_text(found), status=Exit.UNHEALTHY if failed else Exit.OK)
 
 
-def _connectors(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None) -> list[tuple[str, str, str]]:
-    return [
-        ("ok", "connector", f"{each.url.url} is connected")
-        if each.status == portal_pb2.CONNECTED
-        else ("fail", "connector", f"{each.url.url} is not connected: see the node's log for the reason")
-        for each in client.connectors(instance)
-    ]
+def _text(found: Sequence[Finding]) -> str:
+    """One line each, and one more for what to do: sentences do not fit the columns of a table on a small terminal."""
+    room = max(len(each.subject) for each in found)
+    lines = []
+    for each in found:
+        lines.append(f"{each.status:4}  {each.subject:{room}}  {each.text}")
+        if each.advice:
+            lines.append(f"{'':4}  {'':{room}}  -> {each.advice}")
+    return "\n".join(lines)
 
 
-def _peer(node: network.Node) -> tuple[str, str, str]:
-    route = node.route
-    name = f"peer {route.hostname or route.peer_id}"
-    way = "direct" if route.cost == 1 else f"{route.cost} hops"
-    conn = node.connection
-    if conn is not None and conn.loss_rate >= HIGH_LOSS:
-        return "warn", name, f"{way}, loses {100 * conn.loss_rate:.0f} % of the pings: the line between you is bad or full"
-    if not route.feature_flag.kcp_input:
-        return "warn", name, f"{way}, takes no KCP (version {route.version or 'unknown'}): flows to it stay plain TCP"
-    return "ok", name, f"{way}, takes KCP"
-
-
-def _plugins(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None) -> list[tuple[str, str, str]]:
+def _own(client: PortalClient, instance: Instance) -> Iterator[Finding]:
     try:
-        found = client.plugins(instance)
-    except RefusedError:
-        return [("ok", "plugins", "this node is a stock one, which has none")]
-    return [("fail" if each.status.startswith("broken") else "ok", f"plugin {each.name}", each.status) for each in found]
+        for each in client.diagnose(instance):
+            yield Finding(each.status, each.subject, each.text, each.advice)
+    except ServiceMissingError:
+        yield Finding("ok", "machine", "not looked at: a stock node tells nothing of its device, firewall and rights")
+    except RefusedError as error:
+        yield Finding("fail", "machine", str(error), "see the node's log")
+
+
+def _connectors(client: PortalClient, instance: Instance) -> Iterator[Finding]:
+    try:
+        for each in client.connectors(instance):
+            if each.status == portal_pb2.CONNECTED:
+                yield Finding("ok", "connector", f"{each.url.url} is connected")
+            else:
+                yield Finding("fail", "connector", f"{each.url.url} is not connected", "see the node's log for the reason")
+    except RefusedError as error:
+        yield Finding("fail", "connectors", str(error), "see the node's log")
+
+
+def _peer(node: network.Node, next_hop: network.Node | None) -> Finding:
+    route, conn = node.route, node.connection
+    name = f"peer {route.hostname or route.peer_id}"
+    version = route.version or "unknown"
+    way = f"{'direct' if route.cost == 1 else f'{route.cost} hops'}, version {version}"
+    if conn is not None and conn.loss_rate >= HIGH_LOSS:
+        return Finding(
+            "warn", name, f"{way}, loses {100 * conn.loss_rate:.0f} % of the pings", "the line between you is bad or full"
+        )
+    if not route.feature_flag.kcp_input:
+        return Finding(
+            "warn", name, f"{way}, takes no KCP: flows to it stay plain TCP", "it needs 2.2 or newer, without disable_kcp_input"
+        )
+    if route.cost > 1 and next_hop is not None and next_hop.route.feature_flag.no_relay_kcp:
+        relay = next_hop.route.hostname or next_hop.route.peer_id
+        return Finding(
+            "warn", name, f"{way}, takes KCP, but {relay} on the way does not relay it", f"disable_relay_kcp is set on {relay}"
+        )
+    return Finding("ok", name, f"{way}, takes KCP")
+
+
+def _plugins(client: PortalClient, instance: Instance) -> Iterator[Finding]:
+    try:
+        for each in client.plugins(instance):
+            broken = each.status.startswith("broken")
+            subject = f"plugin {each.name}"
+            yield Finding("fail" if broken else "ok", subject, each.status, "see the node's log" if broken else "")
+    except ServiceMissingError:
+        yield Finding("ok", "plugins", "a stock node has none")
+    except RefusedError as error:
+        yield Finding("fail", "plugins", str(error), "see the node's log")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from easytier_cli import output
 from easytier_cli.output import Report
-from easytier_host.rpc.client import PortalClient, portal_pb2
+from easytier_host.rpc.client import PortalClient, common_pb2, portal_pb2
 
 PUBLIC_SERVER = "PublicServer_"
 """Host names of shared servers begin with this; they are listed first."""
@@ -172,6 +172,16 @@ def _raw(nodes: Sequence[Node]) -> list[dict[str, Any]]:
 
 def _number(value: object) -> str:
     return f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
+def socket_address(address: IPv4Address | IPv6Address, port: int) -> common_pb2.SocketAddr:
+    """An address and port as a message."""
+    if isinstance(address, IPv4Address):
+        return common_pb2.SocketAddr(ipv4=common_pb2.Ipv4Addr(addr=int(address)), port=port)
+    words = [int(address) >> shift & 0xFFFF_FFFF for shift in (96, 64, 32, 0)]
+    return common_pb2.SocketAddr(
+        ipv6=common_pb2.Ipv6Addr(part1=words[0], part2=words[1], part3=words[2], part4=words[3]), port=port
+    )
 
 
 def owner_of(address: IPv4Address, nodes: Sequence[Node]) -> Node | None:

@@ -63,3 +63,9 @@ def check(value: object) -> str:
         raise ValueError("expected a string")
     parse(value)
     return value
+
+
+def parse_metrics(text: str) -> PortalAddress | None:
+    """The same for `metrics_listener`, which is off if it is empty, and takes no other port than it was given."""
+    wanted = parse(text) if text else None
+    return None if wanted is None else PortalAddress(wanted.host, wanted.ports[-1:], required=True)

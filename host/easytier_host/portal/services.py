@@ -1,7 +1,7 @@
 """Which question goes to which view: services, their method numbers, and the node that is meant.
 
 Domain names are empty but for TcpProxyRpc.  A service that is not here gets stock's error for an unknown one, on which the
-CLIs of 2.6 rely; all requests are answered at once, on the event loop.
+CLIs of 2.6 rely.
 
 PeerManageRpc was renumbered in 2.6.2 without a sign.  A caller that names an instance, or has asked for the list of instances
 on the same connection, is taken for a new one, all others for one of 2.2 to 2.5.
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError, Message
 
-from easytier_host.pb import common_pb2, peer_rpc_pb2, portal_own_pb2, portal_pb2
-from easytier_host.portal import views
+from easytier_host.pb import common_pb2, peer_rpc_pb2, portal_pb2
+from easytier_host.portal import flow_views, own_service, views
+from easytier_host.portal.own_service import OwnService
+from easytier_host.portal.pace import gradually
+from easytier_host.portal.session import PortalRefusal, Session
 
 if TYPE_CHECKING:
     from easytier_host.instance import Node
@@ -35,17 +37,6 @@ _DOMAINS: Final[Mapping[str, tuple[str, bool | None]]] = {
     "quic_dst": ("quic", True),
 }
 """Transport and direction of each list; None is both."""
-
-
-class PortalRefusal(Exception):
-    """A request is understood and refused; the text goes to the caller."""
-
-
-@dataclass(slots=True)
-class Session:
-    """What is known of one connection: whether its caller numbers the methods as 2.6.2 does."""
-
-    is_new: bool = False
 
 
 def _nothing(_node: Node) -> Message:
@@ -77,15 +68,8 @@ def _get_stats(node: Node) -> Message:
 
 
 def _get_prometheus(node: Node) -> Message:
-    return portal_pb2.GetPrometheusStatsResponse(prometheus_text=views.prometheus(views.metric_snapshots(node)))
-
-
-def _list_flows(node: Node) -> Message:
-    return portal_own_pb2.ListFlowsResponse(flows=views.flow_infos(node), unwatched=node.gate.table.unwatched)
-
-
-def _list_plugins(node: Node) -> Message:
-    return portal_own_pb2.ListPluginsResponse(plugins=views.plugin_infos(node))
+    metrics = (*views.metric_snapshots(node), *views.gauges(node))
+    return portal_pb2.GetPrometheusStatsResponse(prometheus_text=views.prometheus(metrics))
 
 
 _OLD_PEER_METHODS: Final[tuple[View, ...]] = (
@@ -99,7 +83,6 @@ _NEW_PEER_METHODS: Final[tuple[View, ...]] = (
 _SERVICES: Final[Mapping[str, tuple[View, ...]]] = {
     "ConnectorManageRpc": (_list_connector,),
     "StatsRpc": (_get_stats, _get_prometheus),
-    "PythonNodeRpc": (_list_flows, _list_plugins),
 }
 """Methods from number 1 on, of services that concern one node."""
 
@@ -109,13 +92,14 @@ class PortalServices:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = nodes
+        self._own = OwnService()
 
-    def answer(self, session: Session, descriptor: common_pb2.RpcDescriptor, content: bytes) -> peer_rpc_pb2.RpcResponse:
+    async def answer(self, session: Session, descriptor: common_pb2.RpcDescriptor, content: bytes) -> peer_rpc_pb2.RpcResponse:
         """The response to one request; never raises."""
         response = peer_rpc_pb2.RpcResponse()
         try:
             request = peer_rpc_pb2.RpcRequest.FromString(content).request
-            answer = self._dispatch(session, descriptor, request)
+            answer = await self._dispatch(session, descriptor, request)
             if isinstance(answer, Message):
                 response.response = answer.SerializeToString()
             elif answer is _NO_SERVICE:
@@ -132,17 +116,21 @@ class PortalServices:
             response.error.execute_error.error_message = "internal error, see the node's log"
         return response
 
-    def _dispatch(self, session: Session, descriptor: common_pb2.RpcDescriptor, encoded: bytes) -> Message | object:
+    async def _dispatch(self, session: Session, descriptor: common_pb2.RpcDescriptor, encoded: bytes) -> Message | object:
         service, method = descriptor.service_name, descriptor.method_index
         if service == "TcpProxyRpc":
             if descriptor.domain_name not in _DOMAINS:
                 return _NO_SERVICE
-            return self._list_proxy_entries(descriptor.domain_name, encoded) if method == 1 else _NO_METHOD
+            return await self._list_proxy_entries(descriptor.domain_name, encoded) if method == 1 else _NO_METHOD
         if descriptor.domain_name:
             return _NO_SERVICE
         if service == "WebClientService":
             session.is_new = True
             return self._web_client(method, encoded)
+        if service == own_service.NAME:
+            found = self._own.methods.get(method)
+            node = self._the_node(portal_pb2.Request.FromString(encoded))
+            return _NO_METHOD if found is None else await found(node, session, encoded)
         if service == "PeerManageRpc":
             session.is_new = session.is_new or portal_pb2.Request.FromString(encoded).HasField("instance")
             methods = _NEW_PEER_METHODS if session.is_new else _OLD_PEER_METHODS
@@ -154,13 +142,13 @@ class PortalServices:
             return _NO_METHOD
         return methods[method - 1](self._the_node(portal_pb2.Request.FromString(encoded)))
 
-    def _list_proxy_entries(self, domain: str, encoded: bytes) -> Message:
+    async def _list_proxy_entries(self, domain: str, encoded: bytes) -> Message:
         # Stock's CLI never says which instance it means here, so all of them answer.
         request = portal_pb2.Request.FromString(encoded)
-        nodes = [self._the_node(request)] if request.HasField("instance") else self._nodes
+        nodes = [self._the_node(request)] if request.HasField("instance") else list(self._nodes)
         transport, inbound = _DOMAINS[domain]
-        entries = [entry for node in nodes for entry in views.proxy_entries(node, transport, inbound=inbound)]
-        return portal_pb2.ListTcpProxyEntryResponse(entries=entries)
+        found = (entry for node in nodes for entry in flow_views.proxy_entries(node, transport, inbound=inbound))
+        return portal_pb2.ListTcpProxyEntryResponse(entries=await gradually(found))
 
     def _web_client(self, method: int, encoded: bytes) -> Message | object:
         if method == 5:

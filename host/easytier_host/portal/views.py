@@ -6,12 +6,12 @@ No secret leaves by here: of the configuration only named fields are told, never
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import TYPE_CHECKING, Final
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from easytier_host.flows import Flow
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from easytier_host.peer_conn import PeerConn
 from easytier_host.route_records import PeerRecord, encode_ipv6_inet
@@ -22,8 +22,9 @@ from easytier_host.version import EASYTIER_VERSION
 if TYPE_CHECKING:
     from easytier_host.instance import Node
 
-# Wire: transports that stock knows by name, with their number.
-TRANSPORTS: Final = {"tcp": portal_pb2.Tcp, "kcp": portal_pb2.Kcp, "quic": portal_pb2.Quic}
+
+GAUGES: Final = frozenset({"node_flows", "node_neighbours", "node_peers"})
+"""Metrics that go up and down."""
 
 
 def uuid_message(value: UUID) -> common_pb2.UUID:
@@ -39,6 +40,14 @@ def socket_address(ip: IPv4Address | IPv6Address, port: int) -> common_pb2.Socke
     words = [int(ip) >> shift & 0xFFFF_FFFF for shift in (96, 64, 32, 0)]
     address = common_pb2.Ipv6Addr(part1=words[0], part2=words[1], part3=words[2], part4=words[3])
     return common_pb2.SocketAddr(ipv6=address, port=port)
+
+
+def read_address(message: common_pb2.SocketAddr) -> IPv4Address | IPv6Address:
+    """The address of a SocketAddr; 0.0.0.0 where it has none."""
+    if message.WhichOneof("ip") == "ipv6":
+        words = message.ipv6
+        return IPv6Address(words.part1 << 96 | words.part2 << 64 | words.part3 << 32 | words.part4)
+    return IPv4Address(message.ipv4.addr)
 
 
 def node_info(node: Node) -> portal_pb2.NodeInfo:
@@ -145,50 +154,6 @@ def connectors(node: Node) -> Iterator[portal_pb2.Connector]:
         yield portal_pb2.Connector(url=common_pb2.Url(url=text), status=status)
 
 
-def proxy_entries(node: Node, transport: str, *, inbound: bool | None) -> Iterator[portal_pb2.TcpProxyEntry]:
-    """The flows of one transport in stock's form; `inbound` None means both ways.
-
-    Those that others opened are listed while they live, as by stock; all others for as long as they linger.
-    """
-    for flow in node.gate.table:
-        is_inbound = flow.direction == "inbound"
-        if flow.transport != transport or inbound not in (None, is_inbound):
-            continue
-        if inbound and flow.ended is not None:
-            continue
-        key = flow.key
-        yield portal_pb2.TcpProxyEntry(
-            src=socket_address(key.source_ip, key.source_port),
-            dst=socket_address(key.destination_ip, key.destination_port),
-            start_time=max(0, int(flow.started_at)),
-            state=_proxy_state(flow),
-            transport_type=TRANSPORTS[transport],
-        )
-
-
-def flow_infos(node: Node) -> Iterator[portal_own_pb2.FlowInfo]:
-    """The flows as this node knows them."""
-    for flow in node.gate.table:
-        key, peer = flow.key, flow.peer
-        yield portal_own_pb2.FlowInfo(
-            id=flow.id,
-            src=socket_address(key.source_ip, key.source_port),
-            dst=socket_address(key.destination_ip, key.destination_port),
-            direction=flow.direction,
-            peer_id=0 if peer is None else peer.peer_id,
-            peer_hostname="" if peer is None else peer.hostname,
-            transport=flow.transport or "",
-            reason=clean(flow.reason),
-            state=_flow_state(flow),
-            end_reason="" if flow.ended is None else clean(flow.ended.reason),
-            start_time_ms=max(0, int(flow.started_at * 1000)),
-            bytes_sent=flow.bytes_sent,
-            bytes_received=flow.bytes_received,
-            rtt_us=None if flow.rtt is None else max(0, round(flow.rtt * 1e6)),
-            retransmitted=flow.retransmitted,
-        )
-
-
 def plugin_infos(node: Node) -> Iterator[portal_own_pb2.PluginInfo]:
     """The plugins that this node knows, loaded or not."""
     for row in node.plugins.describe() if node.plugins is not None else ():
@@ -218,11 +183,21 @@ def metric_snapshots(node: Node) -> Iterator[portal_pb2.MetricSnapshot]:
         yield portal_pb2.MetricSnapshot(name=f"node_{name}", value=counters[name], labels=labels)
 
 
+def gauges(node: Node) -> Iterator[portal_pb2.MetricSnapshot]:
+    """What is there now: flows by transport, neighbours, peers."""
+    labels = {"network_name": clean(node.config.network_name)}
+    flows = Counter(flow.transport or "none" for flow in node.gate.table if flow.ended is None)
+    for transport in sorted({"tcp", *node.gate.transports, *flows}):
+        yield portal_pb2.MetricSnapshot(name="node_flows", value=flows[transport], labels={**labels, "transport": transport})
+    yield portal_pb2.MetricSnapshot(name="node_neighbours", value=len({conn.peer_id for conn in node.peers()}), labels=labels)
+    yield portal_pb2.MetricSnapshot(name="node_peers", value=len(node.routes()), labels=labels)
+
+
 def prometheus(snapshots: Iterable[portal_pb2.MetricSnapshot]) -> str:
     """Counters in the text format of Prometheus."""
     lines: list[str] = []
     for name, group in _by_name(snapshots).items():
-        lines.append(f"# TYPE {name} counter")
+        lines.append(f"# TYPE {name} {'gauge' if name in GAUGES else 'counter'}")
         for snapshot in group:
             labels = ",".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in snapshot.labels.items())
             lines.append(f"{name}{{{labels}}} {snapshot.value}")
@@ -284,27 +259,6 @@ def _is_url(conn: PeerConn) -> bool:
     except TunnelError:
         return False
     return True
-
-
-def _proxy_state(flow: Flow) -> portal_pb2.TcpProxyEntryState:
-    if flow.ended is not None:
-        return portal_pb2.Closed
-    if flow.held:
-        return portal_pb2.SynReceived
-    if not flow.connected:
-        return portal_pb2.ConnectingDst
-    # What others opened is connected until it has ended, as in stock.
-    if flow.direction == "inbound" or flow.fin_source == flow.fin_destination:
-        return portal_pb2.Connected
-    return portal_pb2.ClosingSrc if flow.fin_source else portal_pb2.ClosingDst
-
-
-def _flow_state(flow: Flow) -> str:
-    if flow.ended is not None:
-        return type(flow.ended).__name__.lower()
-    if not flow.connected:
-        return "seen" if flow.transport is None or flow.held else "connecting"
-    return "half-closed" if flow.fin_source or flow.fin_destination else "connected"
 
 
 def _quoted(text: str) -> str:

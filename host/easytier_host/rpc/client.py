@@ -1,30 +1,25 @@
 """Asks a running node by its portal: what `easytier-cli` and `easytier-tui` are built on.
 
-Blocking and light: plain sockets, no event loop, so that a command starts at once; a program with a loop calls it in a thread.
+Blocking, so that a command starts at once; a program with a loop calls it in a thread, but for `watch_flows`, which is awaited.
 One `PortalClient` is one connection and one call at a time.  It works with our node and with stock 2.2 to 2.6, which number
 some methods differently (wire specification, CLI portal 10.3).
 """
 
 from __future__ import annotations
 
-import secrets
-import socket
-import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from collections.abc import AsyncGenerator, Iterator
+from functools import partial
+from typing import Final, NamedTuple
 
-from google.protobuf.message import DecodeError, Message
-
-from easytier_host.pb import common_pb2, error_pb2, peer_rpc_pb2, portal_own_pb2, portal_pb2
-from easytier_host.portal.address import DEFAULT_HOST, DEFAULT_PORT
-from easytier_host.rpc.framing import FramingError
-from easytier_host.rpc.portal_wire import (
-    LENGTH,
-    PORTAL_PEER_ID,
-    check_length,
-    decode_frame,
-    encode_call,
+from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
+from easytier_host.rpc.portal_connection import (
+    CallTimeoutError,
+    ConnectError,
+    MethodMissingError,
+    PortalConnection,
+    PortalError,
+    RefusedError,
+    ServiceMissingError,
 )
 
 __all__ = [
@@ -33,6 +28,7 @@ __all__ = [
     "MethodMissingError",
     "PortalClient",
     "PortalError",
+    "ProxyLists",
     "RefusedError",
     "ServiceMissingError",
     "common_pb2",
@@ -40,81 +36,33 @@ __all__ = [
     "portal_pb2",
 ]
 
-Response = TypeVar("Response", bound=Message)
+Instance = portal_pb2.InstanceIdentifier | None
 
 # Ours.
-CALL_TIMEOUT: Final = 5.0
-"""Seconds for one call, as in stock's CLI."""
-MAX_ANSWER_BYTES: Final = 16 << 20
-"""Largest answer, before and after decompression; 4096 routes take about one megabyte."""
-MAX_STRAY_FRAMES: Final = 1024
-"""Frames of other calls that are skipped while waiting for an answer."""
 PROXY_DOMAINS: Final = ("tcp", "kcp_src", "kcp_dst", "quic_src", "quic_dst")
 """In stock's order of asking, which is the order of its listing."""
+NO_LIST: Final = "TCP proxy service not found"
+"""How stock since 2.5 says that it runs nothing which could have flows in this list."""
 OWN_SERVICE: Final = "PythonNodeRpc"
+NEWS_INTERVAL: Final = 1.0
+"""Seconds after which a node tells current figures of flows, if nothing happens."""
 
 
-class PortalError(Exception):
-    """A question to a node was not answered; the message says why."""
+class ProxyLists(NamedTuple):
+    """The flows that were told, and the lists that were not: domain -> why."""
+
+    entries: list[portal_pb2.TcpProxyEntry]
+    failures: dict[str, str]
 
 
-class ConnectError(PortalError):
-    """Nobody listens at the address, or it cannot be reached."""
+class PortalClient(PortalConnection):
+    """The questions.  `instance` says which network is meant, where the process runs several; None: the only one.
 
-
-class CallTimeoutError(PortalError):
-    """The node did not answer in time."""
-
-
-class RefusedError(PortalError):
-    """The node answered with an error, or ended the connection instead of answering."""
-
-
-class ServiceMissingError(RefusedError):
-    """The node does not have the service: it is older than what is asked, or no node of ours."""
-
-
-class MethodMissingError(RefusedError):
-    """The node has the service, not the method."""
-
-
-class PortalClient:
-    """A connection to the portal at `host`:`port`, opened by the first call.  `timeout` in seconds, for each call.
-
-    All calls raise `ConnectError`, `CallTimeoutError`, `RefusedError` or one of its children.  After a connection broke, the
-    next call opens a new one.
+    All raise `ConnectError`, `CallTimeoutError`, `RefusedError` or one of its children.
     """
 
-    def __init__(
-        self,
-        host: str = DEFAULT_HOST,
-        port: int = DEFAULT_PORT,
-        *,
-        timeout: float = CALL_TIMEOUT,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._endpoint = host, port
-        self._timeout = timeout
-        self._clock = clock
-        self._socket: socket.socket | None = None
-        self._transaction = secrets.randbits(62)
-        self._peer_methods: tuple[int, int] | None = None
-        """Numbers of ListRoute and ShowNodeInfo at this node, once known."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the connection; idempotent."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    # Questions
+    _peer_methods: tuple[int, int] | None = None
+    """Numbers of ListRoute and ShowNodeInfo at this node, once known."""
 
     def instances(self) -> list[portal_pb2.NetworkInstanceMeta]:
         """The networks that the process runs; `ServiceMissingError` from nodes that run one and have no name for it."""
@@ -122,7 +70,7 @@ class PortalClient:
         request = portal_pb2.ListNetworkInstanceMetaRequest(inst_ids=listed.inst_ids)
         return list(self.call("WebClientService", 8, request, portal_pb2.ListNetworkInstanceMetaResponse).metas)
 
-    def node_info(self, instance: portal_pb2.InstanceIdentifier | None = None) -> portal_pb2.NodeInfo:
+    def node_info(self, instance: Instance = None) -> portal_pb2.NodeInfo:
         """The node itself."""
         if self._peer_methods is not None:
             return self._show_node_info(self._peer_methods[1], instance)
@@ -138,170 +86,140 @@ class PortalClient:
         self._peer_methods = 2, 6
         return info
 
-    def peers(self, instance: portal_pb2.InstanceIdentifier | None = None) -> list[portal_pb2.PeerInfo]:
+    def peers(self, instance: Instance = None) -> list[portal_pb2.PeerInfo]:
         """The neighbours with their connections."""
         return list(self.call("PeerManageRpc", 1, _request(instance), portal_pb2.ListPeerResponse).peer_infos)
 
-    def routes(self, instance: portal_pb2.InstanceIdentifier | None = None) -> list[portal_pb2.Route]:
+    def routes(self, instance: Instance = None) -> list[portal_pb2.Route]:
         """All other nodes of the network."""
         if self._peer_methods is None:
             self.node_info(instance)
         method = self._peer_methods[0] if self._peer_methods is not None else 3
         return list(self.call("PeerManageRpc", method, _request(instance), portal_pb2.ListRouteResponse).routes)
 
-    def connectors(self, instance: portal_pb2.InstanceIdentifier | None = None) -> list[portal_pb2.Connector]:
+    def connectors(self, instance: Instance = None) -> list[portal_pb2.Connector]:
         """The peers that the configuration names."""
         return list(self.call("ConnectorManageRpc", 1, _request(instance), portal_pb2.ListConnectorResponse).connectors)
 
-    def proxy_entries(self, instance: portal_pb2.InstanceIdentifier | None = None) -> list[portal_pb2.TcpProxyEntry]:
-        """The flows, in stock's form; a list that the node does not have counts as empty."""
-        entries: list[portal_pb2.TcpProxyEntry] = []
+    def proxy_entries(self, instance: Instance = None) -> list[portal_pb2.TcpProxyEntry]:
+        """The flows, in stock's form, as far as the node tells them; see `proxy_lists`."""
+        return self.proxy_lists(instance).entries
+
+    def proxy_lists(self, instance: Instance = None) -> ProxyLists:
+        """The flows, in stock's form, from one list for each transport and direction.
+
+        A list that the node does not have is empty: it is too old for that transport, or has it off.  One that it has and
+        refuses is a failure.  If it refuses all of them, that is raised.
+        """
+        lists = ProxyLists([], {})
+        refusal: RefusedError | None = None
+        answered = 0
         for domain in PROXY_DOMAINS:
             try:
                 answer = self.call("TcpProxyRpc", 1, _request(instance), portal_pb2.ListTcpProxyEntryResponse, domain=domain)
             except RefusedError as error:
                 # Without a connection the next list would hide why.
-                if self._socket is None:
-                    raise error from None
+                if not self.connected:
+                    raise
+                refusal = error
+                if not isinstance(error, ServiceMissingError) and NO_LIST not in str(error):
+                    lists.failures[domain] = str(error)
                 continue
-            entries += answer.entries
-        return entries
+            answered += 1
+            lists.entries.extend(answer.entries)
+        if refusal is not None and not answered:
+            raise refusal
+        return lists
 
-    def stats(self, instance: portal_pb2.InstanceIdentifier | None = None) -> list[portal_pb2.MetricSnapshot]:
+    def stats(self, instance: Instance = None) -> list[portal_pb2.MetricSnapshot]:
         """Counters."""
         return list(self.call("StatsRpc", 1, _request(instance), portal_pb2.GetStatsResponse).metrics)
 
-    def prometheus(self, instance: portal_pb2.InstanceIdentifier | None = None) -> str:
+    def prometheus(self, instance: Instance = None) -> str:
         """Counters in the text format of Prometheus."""
         return self.call("StatsRpc", 2, _request(instance), portal_pb2.GetPrometheusStatsResponse).prometheus_text
 
-    def flows(self, instance: portal_pb2.InstanceIdentifier | None = None) -> portal_own_pb2.ListFlowsResponse:
+    def flows(self, instance: Instance = None) -> portal_own_pb2.ListFlowsResponse:
         """The flows with reasons and bytes; `ServiceMissingError` from stock."""
         return self.call(OWN_SERVICE, 1, _request(instance), portal_own_pb2.ListFlowsResponse)
 
-    def plugins(self, instance: portal_pb2.InstanceIdentifier | None = None) -> list[portal_own_pb2.PluginInfo]:
+    def plugins(self, instance: Instance = None) -> list[portal_own_pb2.PluginInfo]:
         """The plugins of the node; `ServiceMissingError` from stock."""
         return list(self.call(OWN_SERVICE, 2, _request(instance), portal_own_pb2.ListPluginsResponse).plugins)
 
-    def _show_node_info(self, method: int, instance: portal_pb2.InstanceIdentifier | None) -> portal_pb2.NodeInfo:
+    def show_flow(self, flow_id: int, instance: Instance = None) -> portal_own_pb2.ShowFlowResponse:
+        """One flow with what happened to it; `RefusedError` if it is unknown, or forgotten."""
+        request = portal_own_pb2.FlowRequest(instance=instance, flow_id=flow_id)
+        return self.call(OWN_SERVICE, 4, request, portal_own_pb2.ShowFlowResponse)
+
+    def close_flow(self, flow_id: int, instance: Instance = None) -> None:
+        """Reset a flow at both ends; `RefusedError` if it cannot be, or this is not the node's own machine."""
+        self.call(OWN_SERVICE, 6, portal_own_pb2.FlowRequest(instance=instance, flow_id=flow_id), portal_pb2.EmptyResponse)
+
+    def explain(self, destination: common_pb2.SocketAddr, instance: Instance = None) -> portal_own_pb2.ExplainResponse:
+        """What a new flow to `destination` would get now, and why."""
+        request = portal_own_pb2.ExplainRequest(instance=instance, dst=destination)
+        return self.call(OWN_SERVICE, 5, request, portal_own_pb2.ExplainResponse)
+
+    def diagnose(self, instance: Instance = None) -> list[portal_own_pb2.Finding]:
+        """What the node finds out about itself and its machine."""
+        return list(self.call(OWN_SERVICE, 7, _request(instance), portal_own_pb2.DiagnoseResponse).findings)
+
+    def ping(
+        self, destination: common_pb2.SocketAddr, transport: str, instance: Instance = None, *, timeout: float = 2.0
+    ) -> portal_own_pb2.PingResponse:
+        """Connect to a peer by a transport and measure how long its answer takes; `timeout` in seconds, at most 10."""
+        request = portal_own_pb2.PingRequest(
+            instance=instance, dst=destination, transport=transport, timeout_ms=int(timeout * 1000)
+        )
+        return self.call(OWN_SERVICE, 8, request, portal_own_pb2.PingResponse, wait=timeout)
+
+    # News
+
+    def watch_flows(
+        self, instance: Instance = None, *, cursor: bytes = b"", wait: float = NEWS_INTERVAL
+    ) -> portal_own_pb2.WatchFlowsResponse:
+        """What happened to flows since the answer that `cursor` is from; without one, a snapshot of all.
+
+        The node answers when there is an update, at the latest after `wait` seconds (at most 25).  `ServiceMissingError` from
+        stock.
+        """
+        request = portal_own_pb2.WatchFlowsRequest(instance=instance, cursor=cursor, wait_ms=int(wait * 1000))
+        return self.call(OWN_SERVICE, 3, request, portal_own_pb2.WatchFlowsResponse, wait=wait)
+
+    def follow_flows(
+        self, instance: Instance = None, *, wait: float = NEWS_INTERVAL
+    ) -> Iterator[portal_own_pb2.WatchFlowsResponse]:
+        """`watch_flows` for ever: a snapshot first, then what changes.  Other calls may be made between two answers."""
+        cursor = b""
+        while True:
+            answer = self.watch_flows(instance, cursor=cursor, wait=wait)
+            cursor = answer.cursor
+            yield answer
+
+    async def stream_flows(
+        self, instance: Instance = None, *, wait: float = NEWS_INTERVAL
+    ) -> AsyncGenerator[portal_own_pb2.WatchFlowsResponse]:
+        """The same for a program with an event loop, asyncio's or trio's; the client serves nothing else meanwhile.
+
+        Cancelling it ends the connection.
+        """
+        from anyio import get_cancelled_exc_class, to_thread
+
+        cursor = b""
+        while True:
+            ask = partial(self.watch_flows, instance, cursor=cursor, wait=wait)
+            try:
+                answer = await to_thread.run_sync(ask, abandon_on_cancel=True)
+            except get_cancelled_exc_class():
+                self.close()
+                raise
+            cursor = answer.cursor
+            yield answer
+
+    def _show_node_info(self, method: int, instance: Instance) -> portal_pb2.NodeInfo:
         return self.call("PeerManageRpc", method, _request(instance), portal_pb2.ShowNodeInfoResponse).node_info
 
-    # One call
 
-    def call(self, service: str, method: int, request: Message, response_type: type[Response], *, domain: str = "") -> Response:
-        """Send one request and wait for its answer."""
-        self._transaction = (self._transaction + 1) & 0x7FFF_FFFF_FFFF_FFFF
-        packet = common_pb2.RpcPacket(
-            transaction_id=self._transaction,
-            descriptor=common_pb2.RpcDescriptor(
-                domain_name=domain, proto_name=service, service_name=service, method_index=method
-            ),
-            is_request=True,
-        )
-        content = peer_rpc_pb2.RpcRequest(request=request.SerializeToString(), timeout_ms=max(1, int(self._timeout * 1000)))
-        what = f"{service} of the node at {self.address}"
-        deadline = self._clock() + self._timeout
-        try:
-            connection = self._connected(deadline)
-            connection.sendall(encode_call(packet, content.SerializeToString()))
-            answer = self._receive(connection, deadline)
-        except TimeoutError:
-            self.close()
-            raise CallTimeoutError(f"{what}: no answer in {self._timeout:g} s") from None
-        except (EOFError, OSError, FramingError) as error:
-            self.close()
-            text = getattr(error, "strerror", None) or str(error)
-            raise RefusedError(f"{what}: {text}") from None
-        except PortalError:
-            self.close()
-            raise
-        return _decode(answer, response_type, what)
-
-    def _connected(self, deadline: float) -> socket.socket:
-        if self._socket is None:
-            try:
-                self._socket = socket.create_connection(self._endpoint, timeout=self._left(deadline))
-            except TimeoutError:
-                raise
-            except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise ConnectError(f"no node answers at {self.address} ({reason})") from None
-        self._socket.settimeout(self._left(deadline))
-        return self._socket
-
-    def _receive(self, connection: socket.socket, deadline: float) -> bytes:
-        pieces: dict[int, bytes] = {}
-        total, compressed, size = 0, False, 0
-        for _ in range(MAX_STRAY_FRAMES + MAX_ANSWER_BYTES // 1000):
-            frame = self._read(connection, check_length(self._read(connection, LENGTH.size, deadline)), deadline)
-            packet = decode_frame(frame, is_request=False)
-            if packet.transaction_id != self._transaction or packet.to_peer != PORTAL_PEER_ID:
-                continue
-            if total not in (0, packet.total_pieces) or packet.piece_idx >= packet.total_pieces:
-                raise FramingError(f"piece {packet.piece_idx} of {packet.total_pieces} does not fit")
-            total = packet.total_pieces
-            if packet.piece_idx == 0:
-                compressed = packet.compression_info.algo == common_pb2.CompressionZstd
-            if packet.piece_idx not in pieces:
-                pieces[packet.piece_idx] = packet.body
-                size += len(packet.body)
-            if size > MAX_ANSWER_BYTES:
-                break
-            if len(pieces) == total:
-                content = b"".join(pieces[index] for index in range(total))
-                return _decompress(content) if compressed else content
-        raise FramingError(f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB, or none")
-
-    def _read(self, connection: socket.socket, size: int, deadline: float) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            connection.settimeout(self._left(deadline))
-            part = connection.recv(size - len(data))
-            if not part:
-                raise EOFError("it ended the connection; its rpc_portal_whitelist may not hold this machine's address")
-            data += part
-        return bytes(data)
-
-    def _left(self, deadline: float) -> float:
-        left = deadline - self._clock()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
-
-def _request(instance: portal_pb2.InstanceIdentifier | None) -> portal_pb2.Request:
+def _request(instance: Instance) -> portal_pb2.Request:
     return portal_pb2.Request(instance=instance)
-
-
-def _decompress(content: bytes) -> bytes:
-    # Only a node that compresses unasked makes us need it.
-    import zstandard
-
-    try:
-        if zstandard.frame_content_size(content) > MAX_ANSWER_BYTES:
-            raise FramingError("the answer is too large inside")
-        return zstandard.ZstdDecompressor().decompress(content, max_output_size=MAX_ANSWER_BYTES)
-    except zstandard.ZstdError as error:
-        raise FramingError(f"the answer is no zstd frame: {error}") from None
-
-
-def _decode(content: bytes, response_type: type[Response], what: str) -> Response:
-    try:
-        envelope = peer_rpc_pb2.RpcResponse.FromString(content)
-        if envelope.HasField("error"):
-            raise _as_exception(envelope.error, what)
-        return response_type.FromString(envelope.response)
-    except DecodeError:
-        raise RefusedError(f"{what}: the answer does not decode") from None
-
-
-def _as_exception(error: error_pb2.Error, what: str) -> RefusedError:
-    match error.WhichOneof("error_kind"):
-        case "invalid_service":
-            return ServiceMissingError(f"{what}: the node does not have this service")
-        case "invalid_method_index":
-            return MethodMissingError(f"{what}: the node does not have this method")
-        case "other_error" | "execute_error" | "malformat_rpc_packet" | "timeout" as kind:
-            return RefusedError(f"{what}: {getattr(error, kind).error_message[:500]}")
-        case kind:
-            return RefusedError(f"{what}: {kind}")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 from google.protobuf.message import DecodeError, Message
 
 from easytier_host.metrics import Metrics
 from easytier_host.packet import PacketType
-from easytier_host.pb import common_pb2, error_pb2, peer_rpc_pb2
+from easytier_host.pb import common_pb2, peer_rpc_pb2
+from easytier_host.rpc.answer import AnswerFault, FaultKind, Response, open_answer
 from easytier_host.rpc.framing import FramingError, Reassembler, split_call
 
 logger = logging.getLogger("easytier.rpc")
@@ -24,7 +25,6 @@ Handler = Callable[[int, bytes], Message]
 """A served method: (calling peer, encoded request) -> response.  May raise DecodeError or `ServiceError`."""
 SendPackets = Callable[[int, PacketType, list[bytes]], None]
 """(destination peer, packet type, payloads): sends without waiting; a destination without a route is a drop."""
-Response = TypeVar("Response", bound=Message)
 
 # Ours.
 MAX_CALLS: Final = 256
@@ -104,13 +104,14 @@ class PeerRpc:
             self._send(peer_id, PacketType.RPC_REQ, split_call(packet, content.SerializeToString()))
             with anyio.fail_after(timeout):
                 await call.done.wait()
-            return _decode_response(call.response, response_type, f"{service}.{method} of peer {peer_id}")
+            return open_answer(call.response, response_type)
+        except AnswerFault as fault:
+            self._metrics.rpc_calls_failed += 1
+            kind = ServiceNotOfferedError if fault.kind is FaultKind.NO_SERVICE else RpcError
+            raise kind(f"{service}.{method} of peer {peer_id}: {fault}") from None
         except TimeoutError:
             self._metrics.rpc_calls_failed += 1
             raise RpcTimeoutError(f"{service}.{method} of peer {peer_id}: no answer in {timeout:g} s") from None
-        except RpcError:
-            self._metrics.rpc_calls_failed += 1
-            raise
         finally:
             del self._calls[transaction]
 
@@ -179,23 +180,3 @@ class PeerRpc:
         except Exception:
             logger.exception("a service failed on a request of peer %d", from_peer)
             response.error.execute_error.error_message = "internal error"
-
-
-def _decode_response(content: bytes, response_type: type[Response], what: str) -> Response:
-    try:
-        envelope = peer_rpc_pb2.RpcResponse.FromString(content)
-        if envelope.HasField("error"):
-            raise _as_exception(envelope.error, what)
-        return response_type.FromString(envelope.response)
-    except DecodeError:
-        raise RpcError(f"{what}: the answer does not decode") from None
-
-
-def _as_exception(error: error_pb2.Error, what: str) -> RpcError:
-    match error.WhichOneof("error_kind"):
-        case "invalid_service":
-            return ServiceNotOfferedError(f"{what}: service not offered")
-        case "other_error" | "execute_error" | "malformat_rpc_packet" | "timeout" as kind:
-            return RpcError(f"{what}: {getattr(error, kind).error_message[:200]}")
-        case kind:
-            return RpcError(f"{what}: {kind}")

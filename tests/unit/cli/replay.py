@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import zstandard
@@ -24,6 +25,8 @@ VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 VERSIONS = ("2.2.4", "2.6.4")
 Method = tuple[str, str, int]
 """(domain, service, method)"""
+Answers = list[bytes]
+"""To one call after the other; the connection ends instead of one more."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ def printed(version: str) -> dict[str, str]:
 
 
 @contextmanager
-def portal(known: Mapping[Method, bytes]) -> Iterator[int]:
+def portal(known: Mapping[Method, bytes] | Mapping[Method, bytes | Answers]) -> Iterator[int]:
     """A portal that answers these methods, and others with stock's errors; gives its port."""
+    left = {method: iter(found) if isinstance(found, list) else repeat(found) for method, found in known.items()}
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=_serve, args=(server, known))
+        thread = threading.Thread(target=_serve, args=(server, left))
         thread.start()
         try:
             yield server.getsockname()[1]
@@ -91,7 +95,7 @@ def portal(known: Mapping[Method, bytes]) -> Iterator[int]:
             assert not thread.is_alive()
 
 
-def _serve(server: socket.socket, known: Mapping[Method, bytes]) -> None:
+def _serve(server: socket.socket, known: Mapping[Method, Iterator[bytes]]) -> None:
     while True:
         try:
             connection, _ = server.accept()
@@ -100,7 +104,10 @@ def _serve(server: socket.socket, known: Mapping[Method, bytes]) -> None:
         with connection:
             connection.settimeout(10)
             while (frame := _read_frame(connection)) is not None:
-                connection.sendall(_answer(portal_wire.decode_frame(frame, is_request=True), known))
+                try:
+                    connection.sendall(_answer(portal_wire.decode_frame(frame, is_request=True), known))
+                except StopIteration:
+                    break
 
 
 def _read_frame(connection: socket.socket) -> bytes | None:
@@ -118,10 +125,12 @@ def _read(connection: socket.socket, size: int) -> bytes | None:
     return data
 
 
-def _answer(request: common_pb2.RpcPacket, known: Mapping[Method, bytes]) -> bytes:
+def _answer(request: common_pb2.RpcPacket, known: Mapping[Method, Iterator[bytes]]) -> bytes:
     asked = request.descriptor
-    content = known.get((asked.domain_name, asked.service_name, asked.method_index))
-    if content is None:
+    found = known.get((asked.domain_name, asked.service_name, asked.method_index))
+    if found is not None:
+        content = next(found)
+    else:
         response = peer_rpc_pb2.RpcResponse()
         if any(service == asked.service_name and domain == asked.domain_name for domain, service, _ in known):
             response.error.invalid_method_index.method_index = asked.method_index

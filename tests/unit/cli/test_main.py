@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import socket
 import subprocess
 import sys
@@ -12,73 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from google.protobuf.message import Message
 
 from easytier_cli.main import main
-from easytier_host.pb import common_pb2, peer_rpc_pb2, portal_own_pb2, portal_pb2
+from easytier_host.pb import common_pb2, portal_pb2
 from tests.unit.cli import replay
-
-MODULE = [sys.executable, "-m", "easytier_cli.main"]
-
-
-def answer(message: Message) -> bytes:
-    return peer_rpc_pb2.RpcResponse(response=message.SerializeToString()).SerializeToString()
-
-
-def node(
-    *, hostname: str = "a", routes: tuple[portal_pb2.Route, ...] = (), flows: tuple[portal_own_pb2.FlowInfo, ...] = ()
-) -> dict[replay.Method, bytes]:
-    """What a node says that knows these routes and flows."""
-    info = portal_pb2.NodeInfo(peer_id=1, ipv4_addr="10.144.0.1/24", hostname=hostname, version="2.6.4-py0")
-    instances = portal_pb2.ListNetworkInstanceResponse(inst_ids=[common_pb2.UUID(part4=1)])
-    meta = portal_pb2.NetworkInstanceMeta(inst_id=common_pb2.UUID(part4=1), instance_name="lab")
-    return {
-        ("", "WebClientService", 5): answer(instances),
-        ("", "WebClientService", 8): answer(portal_pb2.ListNetworkInstanceMetaResponse(metas=[meta])),
-        ("", "PeerManageRpc", 1): answer(portal_pb2.ListPeerResponse()),
-        ("", "PeerManageRpc", 3): answer(portal_pb2.ListRouteResponse(routes=routes)),
-        ("", "PeerManageRpc", 7): answer(portal_pb2.ShowNodeInfoResponse(node_info=info)),
-        ("", "ConnectorManageRpc", 1): answer(portal_pb2.ListConnectorResponse()),
-        ("", "PythonNodeRpc", 1): answer(portal_own_pb2.ListFlowsResponse(flows=flows)),
-        ("", "PythonNodeRpc", 2): answer(
-            portal_own_pb2.ListPluginsResponse(
-                plugins=[portal_own_pb2.PluginInfo(name="kcp", version="1", status="loaded", hooks=["x", "y"])]
-            )
-        ),
-    }
-
-
-def run(known: dict[replay.Method, bytes], command: str) -> int:
-    with replay.portal(known) as port:
-        return main([*command.split(), "-p", f"127.0.0.1:{port}"])
-
-
-def route(number: int, *, kcp: bool = True) -> portal_pb2.Route:
-    return portal_pb2.Route(
-        peer_id=number,
-        ipv4_addr=common_pb2.Ipv4Inet(address=common_pb2.Ipv4Addr(addr=0x0A900000 + number), network_length=24),
-        next_hop_peer_id=2,
-        cost=number - 1,
-        path_latency_latency_first=7 * number,
-        hostname=f"n{number}",
-        version="2.6.4",
-        proxy_cidrs=[f"10.{number}.0.0/16"],
-        feature_flag=common_pb2.PeerFeatureFlag(kcp_input=kcp),
-    )
-
-
-FLOW = portal_own_pb2.FlowInfo(
-    src=common_pb2.SocketAddr(ipv4=common_pb2.Ipv4Addr(addr=0x0A900001), port=40000),
-    dst=common_pb2.SocketAddr(ipv4=common_pb2.Ipv4Addr(addr=0x0A900002), port=22),
-    peer_hostname="n2",
-    transport="kcp",
-    state="connected",
-    reason="the peer takes KCP",
-    bytes_sent=1_500_000,
-    rtt_us=51_840,
-    retransmitted=3,
-)
-
+from tests.unit.cli.nodes import MODULE, answer, node, on_terminal, refusal, route, run
 
 # How it ends
 
@@ -99,6 +36,8 @@ def test_nobody_there_is_1_and_says_what_to_do(capsys: pytest.CaptureFixture[str
     [
         *("", "fly", "peer fly", "-p localhost:1 peer", "-p 1 peer", "-p ::1:1 peer", "-o xml peer", "-i x peer"),
         *("proxy why", "proxy why x", "proxy why 10.0.0.1:99999", "--timeout 0 peer", "--timeout nan peer"),
+        *("proxy --sort x", "proxy --filter colour:red", "proxy --filter port:x", "proxy --filter dst:1/99", "ping 10.0.0.1"),
+        *("ping --kcp", "ping --kcp n2 -c 0", "completions ksh", "config", "proxy why [::1", "proxy why 10.0.0.1:"),
     ],
 )
 def test_wrong_usage_is_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,9 +50,7 @@ def test_wrong_usage_is_2(command: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_refusal_is_4(capsys: pytest.CaptureFixture[str]) -> None:
-    refusal = peer_rpc_pb2.RpcResponse()
-    refusal.error.execute_error.error_message = "more than one instance fits"
-    known = node() | {("", "ConnectorManageRpc", 1): refusal.SerializeToString()}
+    known = node() | {("", "ConnectorManageRpc", 1): refusal("more than one instance fits")}
     assert run(known, "connector") == 4
     output = capsys.readouterr()
     assert output.out == ""
@@ -197,47 +134,35 @@ def test_a_name_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) 
     assert not {"\x1b", "\x9b", "\u202e"} & set(capsys.readouterr().out)
 
 
-def test_wide_tells_why(capsys: pytest.CaptureFixture[str]) -> None:
-    gone = portal_own_pb2.FlowInfo()
-    gone.CopyFrom(FLOW)
-    gone.state, gone.end_reason = "closed", "FIN both ways"
-    assert run(node(flows=(FLOW, gone)), "proxy --wide") == 0
-    [row] = capsys.readouterr().out.splitlines()[2:]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:9] == ["10.144.0.1:40000", "10.144.0.2:22", "n2", "kcp", "connected", "1.50 MB", "0 B", "51.8 ms", "3"]
-    assert cells[10] == "the peer takes KCP"
-    assert run(node(flows=(FLOW, gone)), "proxy --closed") == 0
-    assert "FIN both ways; the peer takes KCP" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("destination", "said"),
-    [
-        ("10.144.0.2:22", "peer n2 (10.144.0.2/24, direct)"),
-        ("10.3.4.5", "peer n3 (10.144.0.3/24, 2 hops)\n  kcp   the peer does not accept it (version 2.6.4)"),
-        ("10.99.0.1", "no node has this address"),
-    ],
-)
-def test_why_explains_one_destination(destination: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    known = node(routes=(route(2), route(3, kcp=False)), flows=(FLOW,))
-    assert run(known, f"proxy why {destination}") == 0
-    output = capsys.readouterr().out
-    assert said in output
-    assert ("10.144.0.1:40000: connected, the peer takes KCP" in output) == (destination == "10.144.0.2:22")
-
-
 def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(node(), "plugins") == 0
     assert capsys.readouterr().out.splitlines()[2] == "| kcp    | 1       | loaded | x, y  |"
 
 
-def test_doctor_finds_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(node(), "doctor") == 6
-    assert "no other node is known" in capsys.readouterr().out
-    assert run(node(routes=(route(2), route(3, kcp=False))), "doctor") == 0
+# Failures of a part
+
+
+def test_a_list_that_failed_is_named_and_not_taken_for_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    empty = answer(portal_pb2.ListTcpProxyEntryResponse())
+    known = node() | {("tcp", "TcpProxyRpc", 1): empty, ("kcp_src", "TcpProxyRpc", 1): refusal("out of memory")}
+    assert run(known, "proxy") == 3
+    assert "the list kcp_src is missing" in capsys.readouterr().err
+    known |= {("tcp", "TcpProxyRpc", 1): refusal("out of memory")}
+    assert run(known, "proxy") == 4
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err != ""
+
+
+def test_one_network_that_fails_does_not_hide_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    metas = [portal_pb2.NetworkInstanceMeta(inst_id=common_pb2.UUID(part4=n), instance_name=f"lab{n}") for n in (1, 2)]
+    known: dict[replay.Method, bytes | replay.Answers] = {**node()}
+    known["", "WebClientService", 8] = answer(portal_pb2.ListNetworkInstanceMetaResponse(metas=metas))
+    known["", "ConnectorManageRpc", 1] = [refusal("busy"), answer(portal_pb2.ListConnectorResponse())]
+    assert run(known, "connector") == 3
     output = capsys.readouterr().out
-    assert "| ok     | peer n2    | direct, takes KCP" in output
-    assert "| warn   | peer n3    | 2 hops, takes no KCP" in output
+    assert output.count("failed: ") == 1
+    assert output.endswith("|-----|--------|\n")
 
 
 def test_several_instances_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,25 +174,6 @@ def test_several_instances_are_told_apart(capsys: pytest.CaptureFixture[str]) ->
     assert "\n\n== lab2 (00000000-0000-0000-0000-000000000002) ==\n" in output
     assert run(known, "node -n lab2") == 0
     assert "==" not in capsys.readouterr().out
-
-
-def on_terminal(command: str, columns: int, known: dict[replay.Method, bytes]) -> list[str]:
-    """What a terminal of this width gets."""
-    master, slave = pty.openpty()
-    with replay.portal(known) as port:
-        environment = os.environ | {"COLUMNS": str(columns), "LINES": "24"}
-        subprocess.run(
-            [*MODULE, *command.split(), "-p", f"127.0.0.1:{port}"], stdout=slave, env=environment, timeout=30, check=True
-        )
-    os.close(slave)
-    data = b""
-    try:
-        while part := os.read(master, 10_000):
-            data += part
-    except OSError:
-        pass
-    os.close(master)
-    return data.decode().splitlines()
 
 
 def test_a_narrow_terminal_gets_fewer_columns() -> None:

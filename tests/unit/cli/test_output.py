@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from easytier_cli import output
-from easytier_cli.commands.proxy import age
+from easytier_cli.flows import age
 from easytier_host.pb import common_pb2, portal_pb2
 
 

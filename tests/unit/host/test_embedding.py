@@ -48,7 +48,7 @@ async def test_who_waits_to_be_accepted_is_bounded() -> None:
     listeners = Listeners([OWN])
     listener = listeners.open(80)
     waiting = [listeners.connect((OWN, 80), SOURCE) for _ in range(BACKLOG)]
-    with pytest.raises(ConnectionRefusedError, match="128 connections to port 80 wait"):
+    with pytest.raises(ConnectionRefusedError, match=f"{BACKLOG} connections to port 80 wait"):
         listeners.connect((OWN, 80), SOURCE)
     await listener.accept()
     assert listeners.connect((OWN, 80), SOURCE) is not None

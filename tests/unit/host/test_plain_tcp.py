@@ -154,6 +154,7 @@ async def test_our_own_address_is_reached_as_peers_reach_it() -> None:
         (ConnectionRefusedError("x"), ConnectionRefusedError, r"10\.144\.0\.2:80 refused"),
         (TransportUnavailable("the stack is full"), OSError, "the stack is full"),
         (OSError("broken"), OSError, "broken"),
+        (ZeroDivisionError(), OSError, "the TCP stack failed, see the log"),
     ],
 )
 async def test_failures_of_the_stack(fails: Exception, error: type[OSError], text: str) -> None:

@@ -197,17 +197,17 @@ def test_an_address_without_prefix_has_24_bits(text: str, interface: str) -> Non
 
 
 def test_what_this_node_does_not_do_is_said_once_for_each_key() -> None:
-    said = warnings('dhcp = true\ntcp_whitelist = ["80", "81"]\n[flags]\nuse_smoltcp = true\n[acl]\nx = 1')
+    said = warnings('dhcp = true\ntcp_whitelist = ["80", "81"]\n[flags]\nenable_quic_proxy = true\n[acl]\nx = 1')
     assert sorted(said) == [
         'a.toml:1: "dhcp" has no effect in this version',
         'a.toml:2: "tcp_whitelist" has no effect in this version',
-        'a.toml:4: "flags.use_smoltcp" has no effect in this version',
+        'a.toml:4: "flags.enable_quic_proxy" has no effect in this version',
         'a.toml:5: "acl" has no effect in this version',
     ]
 
 
 def test_defaults_written_out_and_moot_settings_are_not_mentioned() -> None:
-    assert warnings("dhcp = false\n[flags]\nuse_smoltcp = false\nmulti_thread = false\nprivate_mode = true") == []
+    assert warnings("dhcp = false\n[flags]\nenable_quic_proxy = false\nmulti_thread = false\nprivate_mode = true") == []
 
 
 def test_listeners_and_peers_of_other_protocols_are_left_out_with_a_warning() -> None:

@@ -84,11 +84,17 @@ async def test_a_destination_is_explained_as_a_new_flow_would_be() -> None:
     async with asked(Pigeon()) as (a, b, ask):
         told = await ask(lambda client: client.explain(address("10.144.0.1")))
         assert (told.peer_id, told.peer_hostname, told.hops, told.next_hop_hostname) == (a.peer_id, "node1", 1, "node1")
-        assert [(each.transport, each.available) for each in told.candidates] == [("pigeon", False), (TCP, True)]
-        # Without a device nothing can end a connection of this machine.
-        assert told.candidates[0].reason == b.gate.stack_obstacle
-        assert (told.transport, told.via_network) == (TCP, "")
+        # Without a device plain TCP needs a stack, which nobody offers here.
+        assert [(each.transport, each.available) for each in told.candidates] == [("pigeon", True), (TCP, False)]
+        assert (told.transport, told.reason, told.chosen_by) == ("pigeon", "well rested", "default")
+        assert told.via_network == ""
         assert len(b.gate.table) == 0
+
+
+async def test_a_transport_that_cannot_is_explained() -> None:
+    async with asked(Pigeon(available=False)) as (_, _, ask):
+        told = await ask(lambda client: client.explain(address("10.144.0.1")))
+        assert (told.candidates[0].reason, told.transport) == ("it rains", TCP)
 
 
 async def test_a_destination_that_nobody_has() -> None:

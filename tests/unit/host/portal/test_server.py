@@ -12,9 +12,10 @@ import anyio.to_thread
 import pytest
 
 from easytier_host.pb import common_pb2
+from easytier_host.portal import server
 from easytier_host.portal.address import PortalAddress
 from easytier_host.portal.server import MAX_CONNECTIONS, Portal, PortalError
-from easytier_host.rpc.client import ConnectError, RefusedError
+from easytier_host.rpc.client import ConnectError, PortalClient, RefusedError
 from tests.unit.host.helpers import make_node, until
 from tests.unit.host.portal.portals import ask, flow, is_closed, packet, portal_of, read_answer
 
@@ -118,3 +119,21 @@ async def test_the_next_free_port_is_taken() -> None:
             tasks.cancel_scope.cancel()
     with pytest.raises(ConnectError, match="no node answers"):
         await ask(second, lambda client: client.node_info())
+
+
+async def test_who_does_not_take_answers_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SEND_TIMEOUT", 0.05)
+    async with make_node(1) as node, portal_of(node) as portal, await anyio.connect_tcp("127.0.0.1", portal.port) as stream:
+        for port in range(5000):
+            flow(node, port, "tcp")
+        descriptor = common_pb2.RpcDescriptor(service_name="PythonNodeRpc", method_index=1)
+        questions = b"".join(packet(transaction_id=number, descriptor=descriptor) for number in range(100))
+
+        async def ask_for_ever() -> None:
+            while True:
+                await stream.send(questions)
+
+        # The answers take some 600 kB each: what the two sockets hold is soon full.
+        with anyio.fail_after(20), pytest.raises(anyio.BrokenResourceError):
+            await ask_for_ever()
+        assert (await ask(portal, PortalClient.node_info)).peer_id == node.peer_id
