@@ -41,7 +41,7 @@ class KcpTransport:
     def candidate(self, flow: TcpFlow, peer: PeerInfo | None) -> Candidate:
         """See `Transport.candidate`."""
         candidate = self._rules.judge(flow, peer)
-        if not candidate.available or flow.direction != "outbound":
+        if not candidate.available:
             return candidate
         unanswered = self._unanswered_for(peer)
         return candidate if unanswered is None else Candidate(KCP, available=False, reason=unanswered)

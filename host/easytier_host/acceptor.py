@@ -85,6 +85,9 @@ class Acceptor:
     async def _run_one(self, connection: socket.socket, remote: tuple[str, int]) -> None:
         try:
             await self._serve(SocketStream(connection), to_endpoint(remote), to_endpoint(connection.getsockname()))
+        except Exception:
+            # One client's trouble must not end the node.
+            logger.exception("a connection from %s:%d is reset", *remote[:2])
         finally:
             self._connections -= 1
             abort(connection)

@@ -4,7 +4,7 @@ What the program gets are ends of pipes inside the process; the other ends are r
 stand in the table, and plugins hear of them.  Made and asked by `Node.connect_tcp` and `Node.listen_tcp`; docs/embedding.md
 has examples.
 
-Bounds: 128 connections wait for each listener to accept them, further ones are refused; a pipe holds 256 KiB each way.
+Bounds: 1024 connections wait for each listener to accept them, further ones are refused; a pipe holds 256 KiB each way.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from easytier_host.gate import FlowGate
 from easytier_host.pipe import PipeEnd, pipe
 
 # Ours.
-BACKLOG: Final = 128
-"""Connections that wait to be accepted, as with the kernel's listeners."""
+BACKLOG: Final = 1024
+"""Connections that wait to be accepted: as many as may be in the making at once (`subnet.tcp`), which can arrive in one turn of
+the loop."""
 
 
 class OverlayListener(Listener[TcpConnection]):
     """Takes the connections that arrive at one port of the node's own addresses, over whatever transport.
 
-    Closed by `aclose` or with its node: `accept` raises ClosedResourceError then, `serve` returns.  `anyio.abc.SocketAttribute.local_port` tells the port.
+    Closed by `aclose` or with its node: `accept` raises ClosedResourceError then, `serve` returns.
+    `anyio.abc.SocketAttribute.local_port` tells the port.
     """
 
     def __init__(self, port: int, on_close: Callable[[], object]) -> None:

@@ -413,9 +413,10 @@ class Node:
         self.gate.transports.update(plugins.transports(services))
         if flags.enable_kcp_proxy and "kcp" not in self.gate.transports:
             self._log.warning("enable_kcp_proxy is set, but no plugin offers KCP: flows stay plain TCP")
+        # Before the first peer can come in, whose packets it sorts.
+        self._entrances = Entrances(self, self._clock, by_kernel=by_kernel, mtu=mtu, random_number=secrets.randbits(16))
         await self._open_doors()
         self._direct.listeners = self.listeners
-        self._entrances = Entrances(self, self._clock, by_kernel=by_kernel, mtu=mtu, random_number=secrets.randbits(16))
         for rule, forward in zip(config.port_forwards, self.forwards, strict=True):
             self._log.info("%s port %s:%d leads to %s", rule.proto, *forward.address, rule.dst_addr)
         if self.nic is None and self.gate.stack is None and (self.addresses or config.proxy_networks):

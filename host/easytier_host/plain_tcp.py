@@ -11,6 +11,7 @@ Called by `gate`, which has judged the flow.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -20,7 +21,9 @@ from easytier_hooks import streams
 from easytier_hooks.errors import DialRefused, TransportUnavailable
 from easytier_hooks.services import FrameHandler, Link, TcpStack
 from easytier_hooks.streams import TcpConnection
-from easytier_hooks.types import FlowKey, IPAddress
+from easytier_hooks.types import FlowKey, IPAddress, endpoint
+
+logger = logging.getLogger("easytier.forward")
 
 # Wire: the dynamic ports (RFC 6335, section 6).
 FIRST_PORT: Final = 49_152
@@ -88,10 +91,11 @@ class PlainTcp:
                 return await self._stack.connect(self._link, self._free_key(self._link, key))
         except TransportUnavailable as error:
             raise OSError(error.reason) from None
-        except ConnectionRefusedError:
-            raise ConnectionRefusedError(f"{ip}:{port} refused") from None
-        except TimeoutError:
-            raise TimeoutError(f"no answer from {ip}:{port} in {CONNECT_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise _with_words(error, ip, port) from None
+        except Exception:
+            logger.exception("the TCP stack failed on flow %s", key)
+            raise OSError("the TCP stack failed, see the log") from None
 
     async def _connect_here(self, ip: IPAddress, port: int) -> TcpConnection:
         try:
@@ -110,7 +114,7 @@ class PlainTcp:
             if key.source_ip == source and _is_free(link, key):
                 return key
             key = FlowKey(source, self._ports.next(), ip, port)
-        raise OSError(f"no free port for a connection to {ip}:{port}")
+        raise OSError(f"no free port for a connection to {endpoint(ip, port)}")
 
 
 class OutgoingLink:
@@ -129,6 +133,17 @@ class OutgoingLink:
 
     def write(self, frames: Sequence[bytes]) -> None:
         self._send(frames)
+
+
+def _with_words(error: OSError, ip: IPAddress, port: int) -> OSError:
+    """What is told of an error: the same kind of it, and where it happened."""
+    match error:
+        case ConnectionRefusedError():
+            return ConnectionRefusedError(f"{endpoint(ip, port)} refused")
+        case TimeoutError():
+            return TimeoutError(f"no answer from {endpoint(ip, port)} in {CONNECT_TIMEOUT:g} s")
+        case _:
+            return error
 
 
 def _is_free(link: Link, key: FlowKey) -> bool:
