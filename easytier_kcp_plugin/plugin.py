@@ -2,7 +2,8 @@
 
 `kcp` makes a node carry TCP flows by KCP, and accept those of others.  Loaded by default; then it accepts, as stock does.  Its
 own proxy is on when the configuration names the plugin (`[plugins] kcp = true`) or says `enable_kcp_proxy`.  `kcp = false`
-removes all of it.  `kernel`, loaded by default too, brings the TCP stack of the kernel.
+removes all of it.  `kernel`, loaded by default too, brings the TCP stack of the kernel; `smoltcp`, loaded for `use_smoltcp`
+and on nodes without a device, the one in user space.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from easytier_kcp_plugin.proxy.destination import KcpDestination
 from easytier_kcp_plugin.proxy.rules import Rules
 from easytier_kcp_plugin.proxy.source import KcpTransport
 from easytier_kcp_plugin.stack.kernel import KernelStack
+from easytier_kcp_plugin.stack.smoltcp import SmoltcpStack
 
 ENGINES = {"kcp": ikcp.paths, "arq": arq.paths}
 """Values of the option `engine` (docs/arq.md says what the second one is)."""
@@ -57,7 +59,7 @@ class KcpPlugin:
             return []
         destination = KcpDestination(host)
         accepts = not settings["disable_kcp_input"]
-        endpoint = Endpoint(host.peer_id, paths, first_conv=secrets.randbits(32))
+        endpoint = Endpoint(host.peer_id, paths, first_conv=secrets.randbits(32), holds=True)
         driver = EndpointDriver(endpoint, host.send, destination.serve if accepts else None, logger=host.logger)
         destination.driver = driver
         for packet_type in (PacketType.KCP_SRC, PacketType.KCP_DST) if accepts else (PacketType.KCP_DST,):
@@ -81,6 +83,22 @@ class KernelPlugin:
         stack.open()
         if not stack.available():
             host.task_group.start_soon(stack.run, name="kernel stack")
+        return [stack]
+
+
+class SmoltcpPlugin:
+    """The plugin `smoltcp`: a TCP stack in user space.  It has no options."""
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        if options:
+            raise ValueError(f"[plugins.smoltcp] has no option {min(options)!r}")
+
+    @hookimpl
+    def register_tcp_stacks(self, host: HostServices) -> Sequence[TcpStack]:
+        """Offer the stack; one that was asked for and is not there gets a warning, and another stack its work."""
+        stack = SmoltcpStack(host)
+        if host.requested and stack.available():
+            host.logger.warning("%s", stack.available())
         return [stack]
 
 

@@ -33,6 +33,8 @@ _MAX_FIELD: Final = (1 << 29) - 1
 OFFER_FIELD: Final = 104_729
 """High enough that stock, which numbers its fields from 1, will hardly come to it."""
 OFFER_VERSION: Final = 1
+ACK_RUNS: Final = 1
+"""Feature: acknowledgements of runs (segment.py)."""
 MAX_SIZE: Final = 512
 """Bytes; stock's own limit for the same message over QUIC.  The largest that stock writes has 70."""
 
@@ -56,7 +58,7 @@ class Offer:
     window: int = 1024
     """Receive window in segments."""
     features: int = 0
-    """Bits, none of which has a meaning in version 1."""
+    """Bits; those that nobody knows are ignored.  Each says that the sender of this offer understands something."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer, SocketAddress
+from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, KcpError, Role
 from easytier_kcp_plugin.kcp.handshake import KINDS, Input, State
@@ -124,12 +124,22 @@ class Endpoint:
     meet its own past.
     """
 
-    def __init__(self, peer_id: int, paths: PathFactory, *, first_conv: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        peer_id: int,
+        paths: PathFactory,
+        *,
+        first_conv: int,
+        limits: Limits | None = None,
+        holds: bool = False,
+    ) -> None:
+        """With `holds` the SYN of a peer of our kind is answered only when `confirm` says that its destination was reached."""
         self.limits = limits or Limits()
         self.half_close_idle = self.limits.half_close_idle
         self.counters = EndpointCounters()
         self._peer_id = peer_id
         self._make_path = paths
+        self._holds = holds
         self._next_conv = first_conv & _U32
         self._peers: dict[int, _Peer] = {}
         self._idle_peers: OrderedDict[int, None] = OrderedDict()
@@ -154,13 +164,18 @@ class Endpoint:
         if len(self._live) >= self.limits.sessions or peer.live >= self.limits.sessions_per_peer:
             raise LimitReached(f"too many KCP sessions: {len(self._live)} in all, {peer.live} with peer {peer_id}")
         if conn_data.offer is None:
-            conn_data = ConnData(conn_data.src, conn_data.dst, Offer())
+            conn_data = ConnData(conn_data.src, conn_data.dst, peer.path.offer)
         session = Session(self, Role.SOURCE, peer_id, conn_data, peer.path, now)
         self._enlist(session, peer)
         self.counters.opened += 1
         session.connect(timeout, now)
         self._touched[session] = None
         return session
+
+    def confirm(self, session: Session, now: float) -> None:
+        """What an incoming session asks for has been reached.  Of use where SYNs are held, and without effect elsewhere."""
+        session.confirm(now)
+        self._touched[session] = None
 
     def write(self, session: Session, data: bytes | memoryview) -> int:
         """Take bytes to send; returns how many were taken.  If not all were, `Writable` follows.
@@ -223,21 +238,29 @@ class Endpoint:
             return
         self.counters.packets_received += len(payloads)
         peer = self._peers.get(from_peer)
+        session: Session | None = None
+        # Of a bulk flow come batches whose headers are all the same: what follows such a header is for the same engine.
+        known = b""
         for payload in payloads:
-            if len(payload) < HEADER_SIZE:
+            head, body = payload[:HEADER_SIZE], payload[HEADER_SIZE:]
+            if session is not None and head == known:
+                session.receive_more(body, now)
+                continue
+            if len(head) < HEADER_SIZE:
                 self.counters.dropped_malformed += 1
                 continue
-            header = HEADER.unpack_from(payload)
+            header = HEADER.unpack(head)
             if header[ours] != self._peer_id or header[theirs] != from_peer:
                 self.counters.dropped_foreign += 1
                 continue
             conv, flags = header[0], header[3]
             session = None if peer is None else peer.by_conv.get((role, conv))
             if session is not None:
-                session.receive(conv, flags, payload[HEADER_SIZE:], now)
+                session.receive(conv, flags, body, now)
                 self._touched[session] = None
+                known = head if session.takes_more(conv, flags) else b""
             else:
-                self._meet_stranger(role, from_peer, conv, flags, payload[HEADER_SIZE:], now)
+                self._meet_stranger(role, from_peer, conv, flags, body, now)
                 peer = self._peers.get(from_peer)
 
     def poll(self, now: float, congested: Collection[int] = ()) -> Poll:
@@ -345,7 +368,11 @@ class Endpoint:
         self._half_open[session] = now
         peer.half_open += 1
         peer.by_conv[Role.DESTINATION, conv] = session
-        session.accept(conv, now)
+        if self._holds and conn_data.offer is not None:
+            session.hold(conv)
+            self._announce(session)
+        else:
+            session.accept(conv, now)
         self._touched[session] = None
         return None
 
@@ -360,7 +387,6 @@ class Endpoint:
         return siblings
 
     def _announce(self, session: Session) -> None:
-        self._leave_half_open(session)
         session.announced = True
         self.counters.accepted += 1
         self._events.append(Incoming(session, session.conn_data))
@@ -422,12 +448,15 @@ class Endpoint:
     def established(self, session: Session, now: float) -> None:
         """An acceptor's session got its third packet."""
         if session.siblings is None or session.siblings.established(session, now):
-            self._announce(session)
+            self._leave_half_open(session)
+            if not session.announced:
+                self._announce(session)
 
     def proven(self, session: Session, now: float) -> None:
         """The peer's engine was heard for the first time."""
         self._peers[session.peer_id].is_ours = session.peer_offer is not None
         if session.siblings is not None and session.siblings.proven(session, now):
+            self._leave_half_open(session)
             self._announce(session)
 
     def over(self, session: Session) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from easytier_kcp_plugin.kcp.conn_data import Offer
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStatistics:
@@ -62,12 +64,20 @@ class Engine(Protocol):
         window again."""
         ...
 
+    def meet(self, offer: Offer) -> None:
+        """The peer is of our kind and says this of itself.  Without this call the rules for stock hold."""
+        ...
+
     def ask(self, now: float) -> None:
         """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes."""
         ...
 
     def close(self) -> None:
-        """Drop all buffers and leave the path.  Only `statistics` may be called later."""
+        """Drop all buffers and leave the path.  Only `statistics` and `release` may be called later."""
+        ...
+
+    def release(self) -> None:
+        """After `close`: the last bytes that were received are gone as well, and need not be counted as memory any more."""
         ...
 
     @property
@@ -121,6 +131,11 @@ class Engine(Protocol):
 
 class Path(Protocol):
     """What the conversations with one peer share.  It may outlive them: what it learnt serves the next one."""
+
+    @property
+    def offer(self) -> Offer:
+        """What to tell a peer of our kind about engines on this path."""
+        ...
 
     @property
     def rtt(self) -> float | None:

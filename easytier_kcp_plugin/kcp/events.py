@@ -30,6 +30,8 @@ class CloseReason(StrEnum):
     ABORTED = "reset by this node"
     REFUSED = "refused by the peer"
     NO_ANSWER = "the peer did not answer"
+    DESTINATION_REFUSED = "the peer could not reach the destination"
+    DESTINATION_SILENT = "the peer has no answer of the destination yet"
     NOT_ACCEPTED = "the peer did not accept the connection"
     SILENT = "nothing heard from the peer for 60 s"
     STALLED = "the peer acknowledged nothing for 60 s"

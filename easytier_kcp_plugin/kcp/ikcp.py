@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Final
 
+from easytier_kcp_plugin.kcp.conn_data import Offer
 from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics, PathFactory
 from easytier_kcp_plugin.kcp.segment import SEGMENT, SEGMENT_SIZE, Command, Segment, parse_segments
 
@@ -59,6 +60,10 @@ class IkcpPath:
         self._control_block = control_block
         self._rtt: float | None = None
         self._active: dict[IkcpEngine, None] = {}
+
+    @property
+    def offer(self) -> Offer:
+        return Offer(window=WINDOW)
 
     @property
     def rtt(self) -> float | None:
@@ -222,6 +227,12 @@ class IkcpEngine:
                 self._path.activate(self)
         data, self._unread = self._unread[:limit], self._unread[limit:]
         return data
+
+    def release(self) -> None:
+        """There is no account of memory."""
+
+    def meet(self, offer: Offer) -> None:
+        """Nothing that the package does depends on it."""
 
     def ask(self, now: float) -> None:
         if self._ask_at is None and not self._closed:

@@ -11,6 +11,12 @@ Little-endian (wire specification, data plane 5.8; ikcp.c of skywind3000/kcp)::
     12     4    sn      sequence number
     16     4    una     all before it have been received
     20     4    len     of the payload that follows, 0 for all but PUSH
+
+Between two ends of our kind there is one more command, 85: it acknowledges runs of transmission numbers, which are what our
+PUSHes have in `ts`.  Its `ts` and `sn` are 0, and its payload is any number of these::
+
+    0      4    first number of a run
+    4      4    how many, at least 1
 """
 
 from __future__ import annotations
@@ -36,6 +42,11 @@ class Command(IntEnum):
 
 
 COMMANDS: Final = frozenset(Command)
+
+# Ours.
+ACK_RUNS: Final = 85
+"""Only for a peer that has offered the feature of this name."""
+RUN: Final = struct.Struct("<II")
 
 
 class Segment(NamedTuple):

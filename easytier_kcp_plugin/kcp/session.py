@@ -24,7 +24,7 @@ from easytier_kcp_plugin.kcp.events import (
     Writable,
 )
 from easytier_kcp_plugin.kcp.handshake import FINISH, KINDS, UNKNOWN_RTT, Handshake, Input, State
-from easytier_kcp_plugin.kcp.header import PING, PONG, RST, SYN, SYN_ACK, Flag
+from easytier_kcp_plugin.kcp.header import ACK_DATA, PING, PONG, RST, SYN, SYN_ACK, Flag
 
 if TYPE_CHECKING:
     from easytier_kcp_plugin.kcp.siblings import Siblings
@@ -40,6 +40,8 @@ EARLY_BYTES: Final = 64 * 1024
 PING_AFTER: Final = 10.0
 DOUBT_AFTER: Final = 1.0
 """After the last payload of a stock peer, which sends its FIN once: it might have been lost."""
+HELD_BODY: Final = b"held"
+"""Of a PING with which an acceptor of our kind says that it has the SYN, and is still reaching the destination."""
 PING_BODY: Final = b"?"
 """Comes back in the answer, and so tells it from answers to the handshake's PINGs."""
 HALF_CLOSED_PING_AFTER: Final = 30.0
@@ -52,6 +54,7 @@ WRITABLE_ROOM: Final = 64 * 1024
 """A writer that waits is woken for no less, so that it does not wake for each acknowledgement."""
 _TAIL_READ: Final = 1 << 30
 # Plain numbers: operators of enums cost a microsecond, and each packet comes by here.
+_ACK_DATA: Final = int(ACK_DATA)
 _DATA: Final = int(Flag.DATA)
 _DATA_OR_PING: Final = int(Flag.DATA | Flag.PING)
 
@@ -119,12 +122,14 @@ class Session:
         self.received_bytes = 0
         """Given to `read` so far."""
         self.announced = role is Role.SOURCE
+        self._unproven = True
         self.siblings: Siblings | None = None
         self.path = path
         self.scheduled = math.inf
         self._host = host
         self._handshakes: dict[int, Handshake] = {}
         self._engine: Engine | None = None
+        self._held_by: Engine | None = None
         self._statistics: EngineStatistics | None = None
         self._tail = b""
         self._early: bytearray | None = bytearray() if role is Role.SOURCE else None
@@ -137,6 +142,9 @@ class Session:
         self._pinged_at = now
         self._pong_due = False
         self._open_until = self._accept_by = self._hedge_at = math.inf
+        self._held_conv: int | None = None
+        self._peer_dials = False
+        """Whether an acceptor of our kind has said that it is reaching the destination."""
         self._attempts = self._reopenings = 0
         self._attempted_at, self._accept_wait, self._accept_pinged = now, ACCEPT_MIN, False
 
@@ -154,6 +162,11 @@ class Session:
     def at_eof(self) -> bool:
         """Whether the peer's stream has ended properly and been read to its end."""
         return self._peer_finished and not self._has_bytes() and not self._reader_gone
+
+    @property
+    def engine(self) -> Engine | None:
+        """None before there is one, and once the session is over."""
+        return self._engine
 
     @property
     def statistics(self) -> EngineStatistics | None:
@@ -178,6 +191,17 @@ class Session:
         handshake = self._handshakes[conv] = Handshake(opener=False, now=now, rtt=self.path.rtt)
         self._send_all(conv, handshake.start())
 
+    def hold(self, conv: int) -> None:
+        """Keep the SYN that made this session without an answer until `confirm`; its opener is told to wait."""
+        self._held_conv = conv
+        self._host.send(self, conv, PING, HELD_BODY)
+
+    def confirm(self, now: float) -> None:
+        """The destination has been reached: answer the SYN that was held.  Without effect if none is."""
+        conv, self._held_conv = self._held_conv, None
+        if conv is not None:
+            self.accept(conv, now)
+
     def write(self, data: bytes | memoryview) -> int:
         """Take bytes; see `Endpoint.write`."""
         if self.reason is not None:
@@ -197,6 +221,7 @@ class Session:
         """Give bytes; see `Endpoint.read`."""
         if self._tail:
             data, self._tail = self._tail[:limit], self._tail[limit:]
+            self._release_if_read()
         else:
             data = b"" if self._engine is None else self._engine.receive(limit)
         self.received_bytes += len(data)
@@ -214,14 +239,18 @@ class Session:
         if not self._reader_gone:
             self._reader_gone, self._closed_at = True, now
             self._tail = b""
+            self._release_if_read()
 
     def reset(self, reason: CloseReason, now: float) -> None:
         """End at once, and tell the peer."""
         if reason is CloseReason.ABORTED:
             self._reader_gone, self._tail = True, b""
+            self._release_if_read()
         for conv, handshake in list(self._handshakes.items()):
             self._send_all(conv, handshake.abort(now))
             self._drop(conv)
+        if self._held_conv is not None:
+            self._host.send(self, self._held_conv, RST, b"")
         self._over(reason)
 
     def probe(self, now: float) -> None:
@@ -233,10 +262,11 @@ class Session:
 
     def receive(self, conv: int, flags: int, body: bytes, now: float) -> None:
         """Take a packet in that was sent for one of our convs by the right peer.  Never raises."""
+        kind = KINDS[flags]
         handshake = self._handshakes.get(conv)
         if handshake is None:
+            self._receive_held(conv, kind)
             return
-        kind = KINDS[flags]
         before, pinged, since = handshake.state, handshake.pinged, handshake.since
         if kind is Input.PONG and self._pong_due and body == PING_BODY:
             self._pong_due = False
@@ -245,6 +275,8 @@ class Session:
         if kind is Input.RST and self._is_lost_fin(conv, body, now):
             kind = Input.FIN
         self._heard_at = now
+        if kind is Input.PING and body == HELD_BODY and handshake.state is State.SYN_SENT:
+            self._peer_dials, self._hedge_at = True, math.inf
         answer = handshake.receive(kind, now)
         self._send_all(conv, answer, body if PONG in answer else b"")
         if handshake.state is not before:
@@ -253,14 +285,33 @@ class Session:
             self._moved(conv, before, handshake.state, now)
         if kind is Input.SYN_ACK and conv == self.conv and self.peer_offer is None:
             self.peer_offer = _offer_in(body)
+            self._meet()
         if body and flags & _DATA_OR_PING == _DATA and conv == self.conv and self._engine is not None:
+            self._take_body(self._engine, body, now)
+
+    def _receive_held(self, conv: int, kind: Input) -> None:
+        """Of the opener whose SYN waits for an answer."""
+        if conv != self._held_conv:
+            return
+        if kind is Input.SYN:
+            self._host.send(self, conv, PING, HELD_BODY)
+        elif kind is Input.RST:
+            self._over(CloseReason.RESET)
+
+    def takes_more(self, conv: int, flags: int) -> bool:
+        """Whether packets with these ids and flags may go to `receive_more` for the rest of a batch."""
+        return flags == _ACK_DATA and conv == self.conv and self._engine is not None
+
+    def receive_more(self, body: bytes, now: float) -> None:
+        """Take the body of a packet like the last one.  Never raises."""
+        if body and self._engine is not None:
             self._take_body(self._engine, body, now)
 
     def tick(self, now: float) -> None:
         """Do what is due.  Harmless at any time; `settle` has to follow."""
         self._tick_handshakes(now)
         if self._open_until <= now:
-            self.reset(CloseReason.NO_ANSWER, now)
+            self.reset(CloseReason.DESTINATION_SILENT if self._peer_dials else CloseReason.NO_ANSWER, now)
         if self._hedge_at <= now:
             self._attempt(now)
         if self._accept_by <= now:
@@ -334,7 +385,7 @@ class Session:
         elif after is State.CLOSED:
             self._drop(conv)
             if before is State.SYN_SENT:
-                self.reset(CloseReason.REFUSED, now)
+                self.reset(CloseReason.DESTINATION_REFUSED if self._peer_dials else CloseReason.REFUSED, now)
             elif before is not State.LINGER:
                 self._over(CloseReason.RESET)
 
@@ -342,6 +393,8 @@ class Session:
         self.conv = conv
         self._hedge_at = self._open_until = math.inf
         self._engine = self._host.open_engine(self, conv, now)
+        self._unproven = True
+        self._meet()
         if self.role is Role.DESTINATION:
             self._host.established(self, now)
             return
@@ -359,6 +412,10 @@ class Session:
         if not self.was_established:
             self.was_established = True
             self._host.emit(Established(self))
+
+    def _meet(self) -> None:
+        if self._engine is not None and self.peer_offer is not None:
+            self._engine.meet(self.peer_offer)
 
     def _doubt_acceptance(self, now: float) -> None:
         """No segment has come yet.  Begin again only if stock answers PINGs but not WASK: the bytes so far go out twice."""
@@ -390,11 +447,11 @@ class Session:
     # Bytes.
 
     def _take_body(self, engine: Engine, body: bytes, now: float) -> None:
-        was_heard = engine.heard
         engine.input(body, now)
         if engine.readable:
             self._payload_at = now
-        if engine.heard and not was_heard:
+        if self._unproven and engine.heard:
+            self._unproven = False
             self._accept_by = math.inf
             self._early = None
             if self.conv is not None:
@@ -457,6 +514,9 @@ class Session:
         self._close_engine()
         if self.announced:
             self._host.emit(Closed(self, reason))
+        if self._held_conv is not None:
+            self._host.forget(self, self._held_conv)
+            self._held_conv = None
         self._host.over(self)
 
     def _close_engine(self) -> None:
@@ -464,7 +524,14 @@ class Session:
             self._statistics = self._engine.statistics
             self._engine.close()
             self._host.engine_closed(self._engine)
-            self._engine = None
+            self._held_by, self._engine = self._engine, None
+            self._release_if_read()
+
+    def _release_if_read(self) -> None:
+        """What is left to be read of an engine that was closed counts as its memory."""
+        if self._held_by is not None and not self._tail:
+            self._held_by.release()
+            self._held_by = None
 
     # Helpers.
 
@@ -486,7 +553,7 @@ class Session:
             if flags == SYN:
                 body = self.conn_data.encode()
             elif flags == SYN_ACK and self.peer_offer is not None:
-                body = _ANSWER
+                body = ConnData(None, None, self.path.offer).encode()
             elif flags == PONG:
                 body = echo
             self._host.send(self, conv, flags, body)
@@ -528,9 +595,6 @@ class Session:
     def __str__(self) -> str:
         conv = "-" if self.conv is None else f"{self.conv:08x}"
         return f"KCP {self.role.name.lower()} session {conv} with peer {self.peer_id}"
-
-
-_ANSWER: Final = ConnData(None, None, Offer()).encode()
 
 
 def _offer_in(body: bytes) -> Offer | None:

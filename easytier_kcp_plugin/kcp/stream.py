@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -130,6 +131,10 @@ class KcpStream(ByteStream):
             finally:
                 self._writable = None
 
+    def confirm(self) -> None:
+        """What the peer asked for has been reached; see `Endpoint.confirm`."""
+        self._driver.confirm(self.session)
+
     async def send_eof(self) -> None:
         """End our direction after what was sent; the peer's goes on.  Does not wait for it."""
         await checkpoint()
@@ -177,7 +182,7 @@ class EndpointDriver:
         serve: Handler | None = None,
         *,
         max_served: int = MAX_SERVED,
-        clock: Callable[[], float] = anyio.current_time,
+        clock: Callable[[], float] = time.monotonic,
         logger: logging.Logger | logging.LoggerAdapter[logging.Logger] | None = None,
     ) -> None:
         self.endpoint = endpoint
@@ -204,11 +209,11 @@ class EndpointDriver:
                 while True:
                     self._wake = anyio.Event()
                     deadline = self._turn(tasks)
-                    with anyio.CancelScope() as wait:
-                        wait.deadline = deadline
+                    if self._wake.is_set():
+                        await checkpoint()
+                        continue
+                    with anyio.CancelScope(deadline=deadline):
                         await self._wake.wait()
-                    # A wait that has ended already does not yield.
-                    await checkpoint()
         finally:
             self._stop()
 
@@ -257,6 +262,11 @@ class EndpointDriver:
         """See `Endpoint.write`."""
         self._wake.set()
         return self.endpoint.write(session, data)
+
+    def confirm(self, session: Session) -> None:
+        """See `Endpoint.confirm`."""
+        self.endpoint.confirm(session, self._now())
+        self._wake.set()
 
     def finish(self, session: Session) -> None:
         """See `Endpoint.finish`."""

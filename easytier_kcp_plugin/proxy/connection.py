@@ -18,6 +18,10 @@ class KcpConnection(TcpConnection):
         self._early_end_is_refusal = opened_here and stream.session.peer_offer is None
         self._refused = False
 
+    def confirm(self) -> None:
+        """See `TcpConnection`.  A peer of our kind waits for it."""
+        self._stream.confirm()
+
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """See `TcpConnection`.  A stock peer's end before any byte and before our own end is a ConnectionRefusedError."""
         try:

@@ -55,6 +55,8 @@ class KcpTransport:
         try:
             stream = await self._driver.connect(flow.peer.peer_id, source, destination, timeout=CONNECT_TIMEOUT)
         except KcpConnectError as error:
+            if error.reason is CloseReason.DESTINATION_REFUSED:
+                raise ConnectionRefusedError(str(error.reason)) from None
             if error.reason is CloseReason.NO_ANSWER:
                 self._note_unanswered(flow.peer.peer_id)
             raise TransportUnavailable(f"KCP connect failed: {error.reason or error}") from None

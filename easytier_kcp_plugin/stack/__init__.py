@@ -1,1 +1,1 @@
-"""TCP stacks that end an application's connection on this machine: `kernel` by address rewriting to a listener of ours."""
+"""TCP stacks that end connections on this machine: `kernel` by rewriting to a listener of ours, `smoltcp` in user space."""

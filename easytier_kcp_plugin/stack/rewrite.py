@@ -1,4 +1,4 @@
-"""Changing the addresses and ports of TCP packets, with their checksums.  Pure functions, no state and no I/O.
+"""TCP headers as stacks need them: changing addresses and ports, with their checksums.  Pure functions, no state and no I/O.
 
 A *device frame* is a 10-byte virtio-net header and one IPv4 packet or super-packet.  Checksums are ones'-complement sums, so a
 change of header words changes them by a constant (RFC 1624), whatever the payload: the work per frame is one copy.
@@ -17,6 +17,7 @@ _UINT16: Final = struct.Struct(">H")
 _ENDS: Final = struct.Struct(">4s4sHH")
 
 SYN: Final = 0x02
+ACK: Final = 0x10
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,19 @@ def tcp_flags(frame: bytes) -> int | None:
     if tcp < 30 or frame[16] & 0x3F or frame[17] or len(frame) < tcp + 20:
         return None
     return frame[tcp + 13]
+
+
+def syn_sequence(frame: bytes) -> bytes | None:
+    """The sequence number, as it stands there, of a TCP SYN that begins a connection; None if the device frame is none.
+
+    IPv6 as well, without extension headers.
+    """
+    if len(frame) < VNET_HEADER_SIZE + 40:
+        return None
+    tcp = VNET_HEADER_SIZE + (40 if frame[VNET_HEADER_SIZE] >> 4 == 6 else (frame[VNET_HEADER_SIZE] & 15) * 4)
+    if len(frame) < tcp + 20 or frame[tcp + 13] & (SYN | ACK) != SYN:
+        return None
+    return frame[tcp + 4 : tcp + 8]
 
 
 def tcp_sequence(frame: bytes) -> int:

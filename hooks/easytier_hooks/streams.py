@@ -28,6 +28,9 @@ class TcpConnection(ByteStream):
     def reset(self) -> None:
         """End both directions at once, with RST: the other end learns that this was no clean end.  No effect after an end."""
 
+    def confirm(self) -> None:  # noqa: B027 - right for most connections
+        """Of one that a peer opened: its destination has been reached. Tell the peer, if it waits for that."""
+
     @property
     def end_reason(self) -> str | None:
         """What the stream knows of why it broke, in a user's words; None if nothing."""

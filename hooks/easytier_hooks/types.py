@@ -5,7 +5,7 @@ object with the same `id`. Hosts build these values, plugins read them; only `Se
 Times are epoch seconds, durations are seconds, sizes are bytes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal, TypeAlias
@@ -44,6 +44,15 @@ def endpoint(ip: IPAddress, port: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class PathFigures:
+    """What the node's pings say of the path to a peer: the round trip, and the share of round trips that were lost, 0 to 1."""
+
+    rtt: float
+    loss: float
+    """Of a peer behind others, that of the first hop: at least so much is lost."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerInfo:
     """Another node of the network. `version` is the EasyTier version it reports, "" if unknown."""
 
@@ -54,6 +63,9 @@ class PeerInfo:
     version: str = ""
     proxy_networks: tuple[IPNetwork, ...] = ()
     """Networks behind the peer that it offers to carry packets to."""
+    path: PathFigures | None = field(default=None, compare=False)
+    """As measured when the value was made; None if unknown. Only the peer of a new flow has it. The same peer on another path
+    is equal."""
 
 
 class Capability(StrEnum):

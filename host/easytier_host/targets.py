@@ -84,5 +84,6 @@ class Targets:
             report(Failed(f"{ip}:{port} cannot be reached: {error}"))
             connection.reset()
             return
+        connection.confirm()
         report(Connected())
         await gate.relay(flow.id, connection, target)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from easytier_hooks.manager import PluginManager
-from easytier_hooks.types import PeerCapabilities, PeerInfo
+from easytier_hooks.types import PathFigures, PeerCapabilities, PeerInfo
 from easytier_host.config.model import Config
 from easytier_host.datapath import Inbound, Outbound
 from easytier_host.events import EventBoard, NodeEvent
@@ -99,10 +100,17 @@ class Topology:
         return None if path is None else path.hops
 
     def peer_for(self, ip: IPv4Address | IPv6Address) -> PeerInfo | None:
-        """The one peer that packets to `ip` go to."""
+        """The one peer that packets to `ip` go to, with what is known of the path to it."""
         targets = self._lookup.resolve(ip.packed).peers
         record = self._records.get(targets[0]) if len(targets) == 1 else None
-        return None if record is None else peer_info(record)
+        return None if record is None else replace(peer_info(record), path=self._figures_of(record.peer_id))
+
+    def _figures_of(self, peer_id: int) -> PathFigures | None:
+        path = self._paths().get(peer_id)
+        conn = None if path is None else self._peers.best.get(path.next_hop)
+        if path is None or conn is None or conn.latency is None:
+            return None
+        return PathFigures(conn.latency if path.hops == 1 else path.latency_ms / 1000, conn.loss)
 
     def center(self) -> int:
         """The peer center: the smallest peer id that is no public server."""

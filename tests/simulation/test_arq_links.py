@@ -5,6 +5,8 @@ The bounds are about 85 % of what docs/arq.md reports.  What arrives is compared
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 
 from tests.unit.arq.simulator import Scene, scene
@@ -14,9 +16,9 @@ LINKS = {"0 %": (0.05, 0.0, 625), "1 %": (0.05, 0.01, 625), "5 %": (0.05, 0.05, 
 """RTT in seconds, loss each way, queue in KiB; 100 Mbit/s."""
 
 
-def bulk(pair: str, link: str, window: int = 1024) -> Scene:
+def bulk(pair: str, link: str, seed: int = 1) -> Scene:
     rtt, loss, queue = LINKS[link]
-    result = scene(pair, rtt=rtt, loss=loss, queue=queue * 1024, window=window)
+    result = scene(pair, rtt=rtt, loss=loss, queue=queue * 1024, seed=seed)
     result.clock.run(SECONDS)
     return result
 
@@ -39,18 +41,44 @@ def bulk(pair: str, link: str, window: int = 1024) -> Scene:
     ],
 )
 def test_goodput(pair: str, link: str, mbits: float, redundancy: float) -> None:
-    result = bulk(pair, link)
-    assert result.content.mbits(SETTLED, SECONDS) >= mbits
+    """The goodput is the middle one of three: where so much is lost, an unlucky start alone costs a third of six seconds."""
+    results = [bulk(pair, link, seed) for seed in (1, 2, 3)]
+    assert statistics.median(result.content.mbits(SETTLED, SECONDS) for result in results) >= mbits
+    for result in results:
+        assert result.redundancy <= redundancy
+        assert result.there.overflowed == 0
+        assert result.there.queueing(SETTLED, 0.99) <= (0.025 if pair == "stock-ours" else 0.015)
+
+
+@pytest.mark.parametrize(("link", "redundancy"), [("0 %", 1.02), ("1 %", 1.04), ("5 %", 1.12), ("100 ms, 10 %", 1.3)])
+def test_between_two_of_our_kind_losses_cost_little(link: str, redundancy: float) -> None:
+    result = bulk("met-met", link)
+    assert result.content.mbits(SETTLED, SECONDS) >= 75
     assert result.redundancy <= redundancy
     assert result.there.overflowed == 0
-    assert result.there.queueing(SETTLED, 0.99) <= (0.025 if pair == "stock-ours" else 0.015)
 
 
-@pytest.mark.parametrize("link", ["5 %", "100 ms, 10 %"])
-def test_a_large_window_makes_up_for_loss(link: str) -> None:
-    result = bulk("ours-ours", link, window=8192)
-    assert result.content.mbits(SETTLED, SECONDS) >= 77
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_between_two_of_our_kind_a_long_way_is_filled(loss: float) -> None:
+    result = scene("met-met", rtt=0.2, loss=loss, queue=2_500_000)
+    result.clock.run(10.0)
+    assert result.content.mbits(5.0, 10.0) >= 75
     assert result.there.overflowed == 0
+
+
+def test_between_two_of_our_kind_one_flow_fills_a_gigabit() -> None:
+    result = scene("met-met", rate=1e9, loss=0.01, queue=6_250_000)
+    result.clock.run(1.6)
+    assert result.content.mbits(1.1, 1.6) >= 760
+    assert result.there.overflowed == 0
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_between_two_of_our_kind_jitter_is_no_loss(loss: float) -> None:
+    result = scene("met-met", loss=loss, jitter=0.005)
+    result.clock.run(SECONDS)
+    assert result.content.mbits(SETTLED, SECONDS) >= 75
+    assert result.redundancy <= 1.02 + 1.3 * loss
 
 
 @pytest.mark.parametrize("pair", ["ours-stock", "stock-ours", "ours-ours"])
@@ -69,13 +97,14 @@ def test_everything_arrives_in_order_and_then_nothing_is_sent(pair: str, seed: i
         assert result.sender.path.model.inflight == 0
 
 
-def test_a_small_queue_is_not_overrun_once_the_rate_is_known() -> None:
-    result = scene("ours-stock", loss=0.01, queue=64 * 1024)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_small_queue_is_hardly_overrun_once_the_rate_is_known(seed: int) -> None:
+    result = scene("ours-stock", loss=0.01, queue=64 * 1024, seed=seed)
     result.clock.run(SETTLED)
-    overflowed = result.there.overflowed
+    overflowed, sent = result.there.overflowed, result.there.sent
     result.clock.run(SECONDS)
     assert result.content.mbits(SETTLED, SECONDS) >= 69
-    assert result.there.overflowed - overflowed <= 20
+    assert result.there.overflowed - overflowed <= 0.01 * (result.there.sent - sent)
 
 
 @pytest.mark.parametrize(("rate", "rtt", "mbits"), [(1e6, 0.1, 0.7), (20e6, 0.02, 14.0), (20e6, 0.3, 12.0), (0, 0.05, 65.0)])
@@ -91,3 +120,22 @@ def test_jitter_is_not_taken_for_loss_for_long() -> None:
     assert result.content.mbits(SETTLED, SECONDS) >= 42
     assert result.sender.path.model.reordering > 0.001
     assert result.redundancy <= 1.25
+
+
+@pytest.mark.parametrize(
+    ("pair", "loss", "mbits"),
+    [
+        ("ours-ours", 0.001, 70),
+        ("ours-ours", 0.01, 60),
+        ("ours-ours", 0.1, 36),
+        ("ours-stock", 0.01, 62),
+        ("ours-stock", 0.1, 40),
+        ("stock-ours", 0.01, 32),
+        ("stock-ours", 0.1, 20),
+    ],
+)
+def test_a_stream_that_stalls_at_each_loss_is_not_taken_for_a_queue(pair: str, loss: float, mbits: float) -> None:
+    """As over an underlay of TCP: everything waits for what is repeated, for a round trip and more."""
+    result = scene(pair, loss=loss, jitter=0.005, stream=True)
+    result.clock.run(10.0)
+    assert result.content.mbits(SETTLED, 10.0) >= mbits

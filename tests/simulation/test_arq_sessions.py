@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from easytier_kcp_plugin.kcp import arq, ikcp
+from easytier_kcp_plugin.kcp.arq.engine import ArqEngine
+from easytier_kcp_plugin.kcp.arq.path import ArqPath
 from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.events import CloseReason
+from easytier_kcp_plugin.kcp.header import SYN_ACK, SessionHeader
 from tests.unit.kcp import network as network_module
 from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Link, Network
 from tests.unit.kcp.stock import Stock
@@ -57,3 +61,67 @@ def test_many_short_flows_over_one_path() -> None:
     clients = [network.connect(b"flow", port=1000 + index) for index in range(60)]
     network.run(60.0, network.settled)
     assert {bytes(client.incoming) for client in clients} == {b"short"}
+
+
+def engines_between(network: Network) -> list[ArqEngine]:
+    """Of the first session, opener's first."""
+    engines = [network.opener.sessions[0].engine, network.acceptor.sessions[0].engine]
+    assert all(isinstance(engine, ArqEngine) for engine in engines)
+    return cast("list[ArqEngine]", engines)
+
+
+def test_two_ends_of_our_kind_tell_each_other_and_use_larger_windows() -> None:
+    network = Network(Link(delay=0.05))
+    network.serve = lambda event: Application(event.session, then_finish=False)
+    network.connect(bytes(30_000_000), then_finish=False)
+    network.run(3.0)
+    opener, acceptor = engines_between(network)
+    for engine in (opener, acceptor):
+        assert engine.receiver.tells_runs
+    assert opener.statistics.peer_window > 1024 < opener.sender.window.size
+    assert acceptor.receiver.space.size > 1024
+
+
+def test_an_offer_that_is_lost_with_the_syn_ack_leaves_stock_rules() -> None:
+    network = Network()
+    # The opener learns of the acceptor by a PONG alone.
+    network.filter = lambda packet: packet[0] == OPENER or SessionHeader.parse(packet[2]).flags != SYN_ACK
+    network.serve = lambda event: Application(event.session, RESPONSE)
+    client = network.connect(REQUEST, then_finish=False)
+    network.run(10.0, lambda: client.eof)
+    assert client.incoming == RESPONSE
+    opener = engines_between(network)[0]
+    assert not opener.receiver.tells_runs
+    assert opener.sender.window.largest == 1024
+
+
+def test_with_the_engine_kcp_at_the_other_end_stock_rules_hold() -> None:
+    network = Network()
+    network.ends[ACCEPTOR] = network.acceptor = Endpoint(ACCEPTOR, ikcp.paths(), first_conv=1)
+    network.serve = lambda event: Application(event.session, then_finish=False)
+    network.connect(bytes(5_000_000), then_finish=False)
+    network.run(2.0)
+    engine = network.opener.sessions[0].engine
+    assert isinstance(engine, ArqEngine)
+    assert not engine.receiver.tells_runs
+    assert engine.sender.window.size == 1024
+
+
+def test_what_nobody_has_read_of_a_session_that_is_over_still_counts_as_memory() -> None:
+    network = Network(Link(delay=0.05))
+    network.serve = lambda event: Application(event.session, then_finish=False)
+    client = network.connect(bytes(30_000_000), then_finish=False)
+    network.run(1.0)
+    server = network.partner(client)
+    server.asleep = True
+    memory = cast("ArqPath", server.session.path).memory
+    network.run(2.0)
+    reserved = memory.reserved
+    assert reserved > 0
+    network.opener.reset(client.session, network.now)
+    network.run(1.0, lambda: server.reason is not None)
+    assert server.reason is CloseReason.RESET
+    assert memory.reserved >= reserved > 0
+    while network.acceptor.read(server.session, 65_536):
+        assert memory.reserved == memory.memory.reserved
+    assert memory.reserved == 0

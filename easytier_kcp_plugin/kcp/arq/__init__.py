@@ -7,21 +7,22 @@ How the parts hang together, from the face down; docs/arq.md has the reasons::
     sender.py      segments, what is sent next                                estimate.py  RTT, recent maxima, loss
     detection.py   what is lost                                               redundancy.py  copies
     receiver.py    order, ACKs                                                edge.py      the window of a stock sender
+    memory.py      windows between two ends of our kind
 """
 
 from __future__ import annotations
 
-from easytier_kcp_plugin.kcp.arq.engine import WINDOW
+from easytier_kcp_plugin.kcp.arq.memory import WindowMemory
 from easytier_kcp_plugin.kcp.arq.path import MSS, ArqPath
 from easytier_kcp_plugin.kcp.engine import PathFactory
 
 __all__ = ["paths"]
 
 
-def paths(mss: int = MSS, send_window: int = WINDOW) -> PathFactory:
-    """Makes paths with these engines.
+def paths(mss: int = MSS) -> PathFactory:
+    """Makes the paths of one node, with these engines.
 
-    `mss` (bytes of payload in a segment) is stock's, which fits every path; a stock receiver takes 1382 as well.  `send_window`
-    (segments) bounds what is in flight where a peer offers more; stock offers 1024.
+    `mss` (bytes of payload in a segment) is stock's, which fits every path; a stock receiver takes 1382 as well.
     """
-    return lambda: ArqPath(mss, send_window)
+    memory = WindowMemory()
+    return lambda: ArqPath(memory, mss)

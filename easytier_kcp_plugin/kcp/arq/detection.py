@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from easytier_kcp_plugin.kcp.arq.rate import RateModel
-from easytier_kcp_plugin.kcp.arq.transmission import Fate, OutSegment, Transmission
+from easytier_kcp_plugin.kcp.arq.transmission import OVERHEAD, Fate, OutSegment, Transmission
+
+_U32: Final = 0xFFFF_FFFF
 
 # Ours.
 THRESHOLD: Final = 3
@@ -24,6 +26,9 @@ KEEP: Final = 2.0
 """Seconds that a transmission which has ended is remembered for a late ACK."""
 KEEP_MAX: Final = 8192
 """Of those; the oldest are forgotten beyond it."""
+# Plain numbers: members of an enum are slow to get at, and every segment comes by here.
+_OUT: Final = int(Fate.OUT)
+_ACKED: Final = int(Fate.ACKED)
 
 
 @dataclass(slots=True)
@@ -78,44 +83,108 @@ class Detector:
         """Transmissions remembered, for bounds."""
         return len(self._by_number)
 
-    def send(self, segment: OutSegment, size: int, now: float) -> Transmission:
-        """Number a transmission and note it."""
-        self.last_number += 1
-        transmission = self.model.send(self.last_number, segment, size, now)
-        self._by_number[self.last_number] = transmission
-        self._order.append(transmission)
-        segment.sent.append(transmission)
-        segment.outstanding += 1
-        self.counters.sent += 1
+    def send(self, segments: Sequence[OutSegment], now: float) -> int:
+        """Number a transmission of each and note it.  Returns their bytes on the wire."""
+        model, number, total = self.model, self.last_number, 0
+        moment = model.moment(now)
+        by_number, order = self._by_number, self._order
+        for segment in segments:
+            number += 1
+            size = len(segment.data) + OVERHEAD
+            total += size
+            transmission = by_number[number] = Transmission(number, segment, size, moment)
+            order.append(transmission)
+            segment.sent.append(transmission)
+            segment.outstanding += 1
+        self.counters.sent += number - self.last_number
+        self.last_number = number
+        model.inflight += total
         if not self._counted_active:
             self._counted_active = True
-            self.model.active_flows += 1
-        return transmission
+            model.active_flows += 1
+        return total
 
-    def acknowledge(self, number: int, sn: int, now: float) -> Transmission | None:
-        """Take an ACK in.  None if it names nothing that was sent, or something else than it says."""
-        transmission = self._by_number.get(number)
-        if transmission is None or transmission.segment.sn != sn:
-            return None
-        del self._by_number[number]
-        fate, segment = transmission.fate, transmission.segment
-        if fate == Fate.OUT:
-            self._credit(transmission, now)
-        elif fate == Fate.LOST:
+    def acknowledge(
+        self,
+        acks: Iterable[tuple[int, int]],
+        runs: Collection[tuple[int, int]],
+        passed: Iterable[OutSegment],
+        una: int,
+        window: int,
+        now: float,
+    ) -> bool:
+        """Take in what one datagram acknowledged: (transmission number, sn) of its ACKs, (first number, count) of its runs, all
+        as on the wire, and the segments that its una has `passed`.  `window` is in segments.
+
+        ACKs that name nothing that was sent, or something else than they say, are ignored.  Returns whether any was new.
+        """
+        before = self.newest
+        newest: Transmission | None = None
+        first_new: int | None = None
+        latest, credited, slow, size = -math.inf, 0, 0, 0
+        found = self._named(acks, runs)
+        for transmission in found:
+            segment, moment, number = transmission.segment, transmission.moment, transmission.number
+            if transmission.fate == _OUT:
+                size += transmission.size
+                credited += 1
+                slow += moment.slow
+                segment.outstanding -= 1
+            else:
+                self._acknowledge_late(transmission)
+            transmission.fate = _ACKED
+            segment.acked = True
+            if moment.sent_at > latest:
+                latest = moment.sent_at
+            if newest is None or number > newest.number:
+                newest = transmission
+            if number > before and (first_new is None or number < first_new):
+                first_new = number
+        model = self.model
+        if credited:
+            model.deliver(size, now)
+            model.loss.acked += credited
+            model.loss.slow_acked += slow
+        for segment in passed:
+            if not segment.acked:
+                self._confirm(segment, now)
+        if newest is None:
+            return False
+        if newest.number > before:
+            self.newest, self.newest_sent_at = newest.number, newest.moment.sent_at
+        # Runs are told several times, so that none is missing because a datagram with them is.
+        if not runs and first_new is not None and before >= 0 and first_new - before > GAP_MIN:
+            self._presume(range(before + 1, first_new), una, window, now)
+        model.acknowledge(newest.moment, now - latest, len(found), now)
+        return True
+
+    def _named(self, acks: Iterable[tuple[int, int]], runs: Iterable[tuple[int, int]]) -> list[Transmission]:
+        """What was acknowledged for the first time; it needs no number any more."""
+        by_number, last_number = self._by_number, self.last_number
+        found: list[Transmission] = []
+        for wire_number, wire_sn in acks:
+            number = last_number - ((last_number - wire_number) & _U32)
+            transmission = by_number.get(number)
+            if transmission is not None and not (transmission.segment.sn ^ wire_sn) & _U32:
+                del by_number[number]
+                found.append(transmission)
+        for first, count in runs:
+            start = last_number - ((last_number - first) & _U32)
+            found += [by_number.pop(number) for number in range(start, start + count) if number in by_number]
+        return found
+
+    def _acknowledge_late(self, transmission: Transmission) -> None:
+        """It was given up, or presumed to have arrived."""
+        if transmission.fate == Fate.LOST:
             self.counters.spurious += 1
             self.model.loss.lost -= 1
-            if self.newest > number:
-                self.model.widen_reordering(self.newest_sent_at - transmission.sent_at)
-        elif fate == Fate.PRESUMED:
-            segment.outstanding -= 1
-        transmission.fate = Fate.ACKED
-        segment.acked = True
-        return transmission
+            if self.newest > transmission.number:
+                self.model.widen_reordering(self.newest_sent_at - transmission.moment.sent_at)
+        elif transmission.fate == Fate.PRESUMED:
+            transmission.segment.outstanding -= 1
 
-    def confirm(self, segment: OutSegment, now: float) -> None:
-        """The peer's una has passed `segment`."""
-        if segment.acked:
-            return
+    def _confirm(self, segment: OutSegment, now: float) -> None:
+        """The peer's una has passed `segment`, of which no ACK has come."""
         segment.acked = True
         for transmission in segment.sent:
             if transmission.fate == Fate.OUT:
@@ -127,14 +196,6 @@ class Detector:
             self._end(transmission, now)
             break
 
-    def advance(self, newest: Transmission, first_new: int | None, una: int, window: int, now: float) -> None:
-        """After the ACKs of one datagram: `newest` among them, the lowest number above what had arrived, and the peer's una."""
-        before = self.newest
-        if newest.number > before:
-            self.newest, self.newest_sent_at = newest.number, newest.sent_at
-        if first_new is not None and before >= 0 and first_new - before > GAP_MIN:
-            self._presume(range(before + 1, first_new), una, window, now)
-
     def scan(self, una: int, fresh: bool, now: float) -> None:
         """Find what is lost.  `fresh`: with ACKs that have just come."""
         self._resolve_presumed(una, fresh, now)
@@ -143,12 +204,13 @@ class Detector:
         reordering = self.model.reordering
         while order:
             transmission = order[0]
-            if transmission.fate == Fate.OUT:
+            if transmission.fate == _OUT:
                 if transmission.number >= newest:
                     break
                 proven = newest - transmission.number >= THRESHOLD
-                if not proven or self.newest_sent_at - transmission.sent_at < reordering:
-                    due = transmission.sent_at + self.model.overdue()
+                sent_at = transmission.moment.sent_at
+                if not proven or self.newest_sent_at - sent_at < reordering:
+                    due = sent_at + self.model.overdue()
                     if due > now:
                         self.overdue_at = due
                         break
@@ -188,7 +250,7 @@ class Detector:
         transmission.segment.outstanding -= 1
         model.deliver(transmission.size, now)
         model.loss.acked += 1
-        if transmission.slow:
+        if transmission.moment.slow:
             model.loss.slow_acked += 1
 
     def _settle(self, transmission: Transmission) -> None:
@@ -201,7 +263,7 @@ class Detector:
         model.inflight -= transmission.size
         model.loss.lost += 1
         self.counters.lost += 1
-        if transmission.slow:
+        if transmission.moment.slow:
             model.loss.slow_lost += 1
         self._give_up(transmission, now)
 
@@ -259,7 +321,7 @@ class Detector:
         if not overdue:
             model.loss.lost += 1
             self.counters.lost += 1
-            if transmission.slow:
+            if transmission.moment.slow:
                 model.loss.slow_lost += 1
         self._give_up(transmission, now)
 

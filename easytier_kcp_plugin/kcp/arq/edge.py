@@ -21,6 +21,12 @@ TARGET_MS: Final = 8.0
 HEADROOM: Final = 1.05
 TOLD_EVERY: Final = 0.002
 """Seconds between segments that tell of the edge alone."""
+STALL_MS: Final = 15.0
+"""A delay that grows by so much from one segment to the next is no queue: something holds everything up."""
+STALLED_FROM: Final = 0.10
+STALLED_UNTIL: Final = 0.02
+"""Shares of the time spent so, from which on and until which the path counts as a stream."""
+_STALL_PERIOD: Final = 0.5
 _BASE_BUCKET: Final = 10.0
 _MIN_INTERVAL: Final = 0.03
 
@@ -46,11 +52,24 @@ class WindowEdge:
     _base: float = math.inf
     _base_before: float = math.inf
     _base_at: float = 0.0
+    stream: bool = False
+    """Whether the path repeats what it loses and keeps the order: its delays say nothing of a queue then."""
+    _last_delay: float = math.inf
+    _last_at: float = 0.0
+    _stalled: float = 0.0
+    _stalled_share: float = 0.0
+    _stalls_since: float = 0.0
 
     def arrive(self, sent_ms: int, now: float) -> None:
         """A PUSH came, with `sent_ms` on the sender's clock (any offset, continued over its wrap)."""
         self._arrived += 1
-        self._delay = min(self._delay, now * 1000 - sent_ms)
+        delay = now * 1000 - sent_ms
+        self._delay = min(self._delay, delay)
+        if delay > self._last_delay + STALL_MS:
+            self._stalled += now - self._last_at
+        self._last_delay, self._last_at = delay, now
+        if now - self._stalls_since >= _STALL_PERIOD:
+            self._judge_stalls(now)
 
     def advance(self, rcv_nxt: int, rtt: float, now: float) -> None:
         """Move the edge to where it may be; `rtt` in seconds."""
@@ -64,7 +83,11 @@ class WindowEdge:
         moved = self._rates.value * HEADROOM * self._gain * (now - self._advanced_at)
         self.edge = min(max(self.edge, rcv_nxt + float(SMALLEST_ADVANCE)) + moved, rcv_nxt + self.cap)
         self._advanced_at = now
-        if now - self._delay_at >= max(rtt / 2, _MIN_INTERVAL) and self._delay is not math.inf:
+        if self.stream:
+            # What the path holds, its stalls included, which `rtt` does.
+            self.cap = min(float(self.capacity), max(FIRST_WINDOW, self._rates.value * rtt))
+            self.edge = rcv_nxt + self.cap
+        elif now - self._delay_at >= max(rtt / 2, _MIN_INTERVAL) and self._delay is not math.inf:
             self._adapt(rtt, now)
 
     def window(self, rcv_nxt: int) -> int:
@@ -76,6 +99,13 @@ class WindowEdge:
     def moving(self, rcv_nxt: int) -> bool:
         """Whether the edge will advance by itself."""
         return self._rates.value > 0 and self.edge < rcv_nxt + self.cap - 1
+
+    def _judge_stalls(self, now: float) -> None:
+        elapsed = now - self._stalls_since
+        weight = min(1.0, elapsed / (4 * _STALL_PERIOD))
+        self._stalled_share += weight * (min(1.0, self._stalled / elapsed) - self._stalled_share)
+        self.stream = self._stalled_share > (STALLED_UNTIL if self.stream else STALLED_FROM)
+        self._stalled, self._stalls_since = 0.0, now
 
     def _adapt(self, rtt: float, now: float) -> None:
         if now - self._base_at > _BASE_BUCKET:

@@ -6,15 +6,20 @@ Here is what concerns both halves: datagrams, the windows told and heard, WASK a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, Protocol
 
+from easytier_kcp_plugin.kcp import conn_data
 from easytier_kcp_plugin.kcp.arq.edge import TOLD_EVERY
+from easytier_kcp_plugin.kcp.arq.memory import LARGEST_WINDOW, GrowingWindow, PathMemory
 from easytier_kcp_plugin.kcp.arq.rate import RateModel
-from easytier_kcp_plugin.kcp.arq.receiver import Receiver
+from easytier_kcp_plugin.kcp.arq.receiver import MAX_ACKS, RUNS_RETOLD, Receiver
 from easytier_kcp_plugin.kcp.arq.redundancy import TailBudget
 from easytier_kcp_plugin.kcp.arq.sender import Sender
+from easytier_kcp_plugin.kcp.arq.transmission import OutSegment
+from easytier_kcp_plugin.kcp.conn_data import Offer
 from easytier_kcp_plugin.kcp.engine import EngineStatistics
-from easytier_kcp_plugin.kcp.segment import SEGMENT, SEGMENT_SIZE, Command
+from easytier_kcp_plugin.kcp.segment import ACK_RUNS, RUN, SEGMENT, SEGMENT_SIZE, Command
 
 _U32: Final = 0xFFFF_FFFF
 
@@ -31,6 +36,8 @@ TELL_AGAIN: Final = (0.02, 0.06)
 """After a window that was shut has opened: it is told at once, and then once more after each of these."""
 TELL_SHARE: Final = 8
 """A window that has opened by one of so many parts is told at once."""
+MAX_NUMBERS: Final = (1 + RUNS_RETOLD) * MAX_ACKS
+"""That one datagram may acknowledge."""
 _PUSH: Final = int(Command.PUSH)
 _ACK: Final = int(Command.ACK)
 _WASK: Final = int(Command.WASK)
@@ -42,6 +49,7 @@ class Owner(Protocol):
 
     model: RateModel
     tail: TailBudget
+    memory: PathMemory
 
     def touch(self, engine: ArqEngine) -> None:
         """Have `engine` looked at during the next pump."""
@@ -82,10 +90,10 @@ class ArqEngine:
         "sender",
     )
 
-    def __init__(self, path: Owner, conv: int, receive_window: int, mss: int, send_window: int, now: float) -> None:
-        """Windows in segments, `mss` in bytes."""
-        self.sender = Sender(path.model, path.tail, self, mss, send_window)
-        self.receiver = Receiver(conv, receive_window)
+    def __init__(self, path: Owner, conv: int, receive_window: int, mss: int, now: float) -> None:
+        """The first receive window in segments, `mss` in bytes."""
+        self.sender = Sender(path.model, path.tail, self, mss, GrowingWindow(path.memory, WINDOW))
+        self.receiver = Receiver(conv, GrowingWindow(path.memory, receive_window))
         self.is_ready = False
         """Whether the path has it in its round."""
         self.scheduled = math.inf
@@ -178,29 +186,59 @@ class ArqEngine:
         """Take a body in.  Never raises: what is broken is counted and skipped."""
         if self._closed:
             return
-        segments = self._parse(datagram)
-        if not segments:
+        sender = self.sender
+        una = before = sender.una
+        in_flight = sender.next - before
+        peer_window = sender.peer_window
+        acks: list[tuple[int, int]] = []
+        runs: list[tuple[int, int]] = []
+        pushes: list[tuple[int, int, int, int]] = []
+        asked = False
+        size = len(datagram)
+        conv, unpack, offset = self._conv, SEGMENT.unpack_from, 0
+        # What stock would act on.  Nothing at all if any of it acknowledges what was never sent, or would stop a stream: empty
+        # segments and fragments.
+        while size - offset >= SEGMENT_SIZE and size <= MAX_DATAGRAM:
+            their_conv, command, fragment, wnd, ts, sn, their_una, length = unpack(datagram, offset)
+            start = offset + SEGMENT_SIZE
+            end = start + length
+            if their_conv != conv or not _PUSH <= command <= ACK_RUNS or end > size:
+                break
+            offset = end
+            ahead = ((their_una - before + 0x8000_0000) & _U32) - 0x8000_0000
+            if ahead > in_flight or (command == _PUSH and (not length or fragment)):
+                self._rejected += 1
+                return
+            if command == ACK_RUNS and not _take_runs(runs, datagram[start:end]):
+                self._rejected += 1
+                return
+            if ahead >= 0:
+                # What is older was overtaken, and its window as well.
+                peer_window = wnd
+                if before + ahead > una:
+                    una = before + ahead
+            if command == _ACK:
+                acks.append((ts, sn))
+            elif command == _PUSH:
+                pushes.append((sn, ts, start, end))
+            elif command == _WASK:
+                asked = True
+        if not offset:
             self._rejected += 1
             return
         self._received += 1
         self._heard = True
-        sender, receiver = self.sender, self.receiver
-        highest = sender.una
-        base, last_number = sender.una, sender.detector.last_number
-        acks: list[tuple[int, int]] = []
-        for command, ts, sn, una, start, end in segments:
-            ahead = ((una - base + 0x8000_0000) & _U32) - 0x8000_0000
-            highest = max(highest, base + ahead)
-            if command == _ACK:
-                acks.append((last_number - ((last_number - ts) & _U32), base + _signed(sn - base)))
-            elif command == _PUSH:
-                self._got_payload = True
-                receiver.push(sn, ts, datagram[start:end], now)
-            elif command == _WASK:
-                self._owes_window = True
-        if sender.acknowledge(highest, acks, now):
+        if pushes:
+            self._got_payload = True
+            for sn, ts, start, end in pushes:
+                self.receiver.push(sn, ts, datagram[start:end], now)
+        if asked:
+            self._owes_window = True
+        if (acks or runs or una > before) and sender.acknowledge(una, acks, runs, now):
             self._progress_at = now
-        self._note_peer(now)
+        if self._emptied_at is None or peer_window != sender.peer_window or self._ask_at is not math.inf:
+            sender.peer_window = peer_window
+            self._note_peer(now)
         self._path.touch(self)
 
     def send(self, data: bytes | memoryview) -> int:
@@ -220,6 +258,13 @@ class ArqEngine:
             self._path.touch(self)
         return data
 
+    def meet(self, offer: Offer) -> None:
+        """The peer is of our kind.  If it understands runs its engine is like this one, and numbers its transmissions."""
+        if not self._closed and offer.features & conn_data.ACK_RUNS:
+            self.receiver.numbered = self.receiver.tells_runs = True
+            self.receiver.space.allow(LARGEST_WINDOW)
+            self.sender.window.allow(offer.window)
+
     def ask(self, now: float) -> None:
         """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes."""
         if self._ask_at is math.inf and not self._closed:
@@ -236,6 +281,10 @@ class ArqEngine:
             self._out, self._tell_at, self._ask_at = [], [], math.inf
             self._path.leave(self)
 
+    def release(self) -> None:
+        """After `close`: give back what the receive window has reserved."""
+        self.receiver.space.shrink()
+
     # What the path asks for.
 
     @property
@@ -248,8 +297,8 @@ class ArqEngine:
         receiver, sender = self.receiver, self.sender
         receiver.advance(self._path.model.rtt.best, now)
         if receiver.owes_acks:
-            for body in receiver.acknowledge(now):
-                self._emit(body, receiver.window(), now)
+            for body in receiver.acknowledge(self._tell(now), now):
+                self._emit(body)
             self._owes_window = False
         if not sender.peer_window and sender.unsent and not sender.in_flight:
             self.ask(now)
@@ -266,10 +315,10 @@ class ArqEngine:
             self._owes_window = False
             self._signal(_WINS, now)
 
-    def transmit(self, now: float) -> int:
-        """Send one segment; returns its bytes on the wire, 0 if there is nothing that may be sent."""
+    def transmit(self, count: int, now: float) -> int:
+        """Send up to `count` segments; returns their bytes on the wire, 0 if there is nothing that may be sent."""
         was_idle = not self.sender.in_flight
-        size = self.sender.transmit(now)
+        size = self.sender.transmit(count, now)
         if size and was_idle:
             self._progress_at = now
         return size
@@ -294,44 +343,22 @@ class ArqEngine:
         self._sent += len(out)
         return out
 
-    def push(self, number: int, sn: int, payload: bytes) -> None:
-        """For the sender: have a PUSH leave."""
-        window, una = self.receiver.window(), self.receiver.next & _U32
-        head = SEGMENT.pack(self._conv, _PUSH, 0, window, number & _U32, sn & _U32, una, len(payload))
-        self._emit(head + payload, window, None)
+    def push(self, number: int, segments: Sequence[OutSegment]) -> None:
+        """For the sender: have a PUSH of each leave; `number` is that of the first transmission, and the others follow."""
+        window, una, conv = self._told(), self.receiver.next & _U32, self._conv
+        pack, out, joins = SEGMENT.pack, self._out, self._open_datagram
+        for segment in segments:
+            payload = segment.data
+            body = pack(conv, _PUSH, 0, window, number & _U32, segment.sn & _U32, una, len(payload)) + payload
+            number += 1
+            if joins and len(out[-1]) + len(body) <= MTU:
+                out[-1] += body
+            else:
+                out.append(body)
+                joins = True
+        self._open_datagram = joins
 
     # Helpers.
-
-    def _parse(self, datagram: bytes) -> list[tuple[int, int, int, int, int, int]]:
-        """(command, ts, sn, una, start and end of the payload) of all that stock would act on.
-
-        Nothing if any of it acknowledges what was never sent, or would stop a stream: empty segments and fragments.
-        """
-        size = len(datagram)
-        if size > MAX_DATAGRAM:
-            return []
-        segments: list[tuple[int, int, int, int, int, int]] = []
-        offset, conv = 0, self._conv
-        base, in_flight = self.sender.una, self.sender.next - self.sender.una
-        unpack = SEGMENT.unpack_from
-        peer_window = self.sender.peer_window
-        while size - offset >= SEGMENT_SIZE:
-            their_conv, command, fragment, wnd, ts, sn, una, length = unpack(datagram, offset)
-            start = offset + SEGMENT_SIZE
-            offset = start + length
-            if their_conv != conv or not _PUSH <= command <= _WINS or offset > size:
-                break
-            ahead = ((una - base + 0x8000_0000) & _U32) - 0x8000_0000
-            if ahead > in_flight:
-                return []
-            if command == _PUSH and (not length or fragment):
-                return []
-            if ahead >= 0:
-                # What is older was overtaken, and its window as well.
-                peer_window = wnd
-            segments.append((command, ts, sn, una, start, offset))
-        self.sender.peer_window = peer_window
-        return segments
 
     def _note_peer(self, now: float) -> None:
         sender = self.sender
@@ -353,32 +380,44 @@ class ArqEngine:
         window = receiver.window()
         if not self._told_window:
             return window > 0
-        return receiver.next + window - self._told_edge >= receiver.capacity // TELL_SHARE
+        return receiver.next + window - self._told_edge >= receiver.space.size // TELL_SHARE
 
     def _edge_due(self, now: float) -> bool:
         edge = self.receiver.edge
         return edge is not None and now >= self._told_at + TOLD_EVERY * 0.9
 
     def _signal(self, command: int, now: float) -> None:
-        window = self.receiver.window()
-        self._emit(SEGMENT.pack(self._conv, command, 0, window, 0, 0, self.receiver.next & _U32, 0), window, now)
+        window = self._tell(now)
+        self._emit(SEGMENT.pack(self._conv, command, 0, window, 0, 0, self.receiver.next & _U32, 0))
 
-    def _emit(self, body: bytes, window: int, now: float | None) -> None:
+    def _emit(self, body: bytes) -> None:
         """Append to the datagrams that leave; what fits into the last one goes with it."""
         if self._open_datagram and len(self._out[-1]) + len(body) <= MTU:
             self._out[-1] += body
         else:
             self._out.append(body)
             self._open_datagram = True
-        if now is not None:
-            self._told_at = now
-            if not self._told_window and window:
-                # Stock waits 7 s before it asks, should this one be lost.
-                self._tell_at = [now + delay for delay in TELL_AGAIN]
-        self._told_window = window
+
+    def _tell(self, now: float) -> int:
+        """The window for a segment that leaves for its sake or with ACKs."""
+        shut = not self._told_window
+        self._told_at = now
+        window = self._told()
+        if shut and window:
+            # Stock waits 7 s before it asks, should this one be lost.
+            self._tell_at = [now + delay for delay in TELL_AGAIN]
+        return window
+
+    def _told(self) -> int:
+        """The window for a segment that leaves."""
+        window = self._told_window = self.receiver.window()
         self._told_edge = self.receiver.next + window
+        return window
 
 
-def _signed(difference: int) -> int:
-    """The difference of two sequence numbers, one of which may have wrapped."""
-    return ((difference + 0x8000_0000) & _U32) - 0x8000_0000
+def _take_runs(runs: list[tuple[int, int]], payload: bytes) -> bool:
+    """Append those of `payload`; whether they are whole and all together name no more than a peer can have received."""
+    if len(payload) % RUN.size:
+        return False
+    runs += RUN.iter_unpack(payload)
+    return sum(count for _, count in runs) <= MAX_NUMBERS

@@ -1,7 +1,7 @@
 """All conversations with one peer: who may send next, and when.  The face `kcp.engine.Path`.  Sans-IO.
 
-One pump has three steps: what is due by time, then acknowledgements and windows, then segments, one conversation after the
-other in a round, until the rate, the window or the data is used up.
+One pump has three steps: what is due by time, then acknowledgements and windows, then segments, of each conversation as many
+as of any other, until the rate, the window or the data is used up.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import math
 from collections import deque
 from typing import Final
 
-from easytier_kcp_plugin.kcp.arq.engine import MTU, WINDOW, ArqEngine
+from easytier_kcp_plugin.kcp.arq.engine import MTU, ArqEngine
+from easytier_kcp_plugin.kcp.arq.memory import LARGEST_WINDOW, PathMemory, WindowMemory
 from easytier_kcp_plugin.kcp.arq.rate import Limit, RateModel
 from easytier_kcp_plugin.kcp.arq.redundancy import TailBudget
 from easytier_kcp_plugin.kcp.arq.transmission import FULL_SIZE
+from easytier_kcp_plugin.kcp.conn_data import ACK_RUNS, Offer
 from easytier_kcp_plugin.kcp.engine import Engine
 from easytier_kcp_plugin.kcp.segment import SEGMENT_SIZE
 
@@ -25,14 +27,17 @@ MSS: Final = MTU - SEGMENT_SIZE
 # Ours.
 CATCH_UP: Final = 0.002
 """Seconds that a late pump may make up for; so bursts are no longer than this."""
-CATCH_UP_MAX: Final = 0.005
+CATCH_UP_SHARE: Final = 4
 CATCH_UP_BYTES: Final = 64 * FULL_SIZE
-"""When only the rate held us, a burst may be longer on a long path, a tenth of the RTT, if it is of no more bytes: on a busy
-machine pumps come late, and what is not made up for is lost."""
+"""When only the rate held us, a burst may be longer, a quarter of the RTT, if it is of no more bytes: on a busy machine pumps
+come late, and what is not made up for is lost.  The model is told of that: our lateness is not the path's rate."""
 NAP: Final = 0.0005
 """Seconds; a loop that is woken more often does nothing else."""
-UNPACED: Final = 16
-"""The first segments of a path leave at once."""
+UNPACED: Final = 16 * FULL_SIZE
+"""The first bytes of a path leave at once."""
+
+
+_OFFER: Final = Offer(window=LARGEST_WINDOW, features=ACK_RUNS)
 
 
 class ArqPath:
@@ -45,21 +50,21 @@ class ArqPath:
         "_order",
         "_rate_limited",
         "_ready",
-        "_send_window",
         "_sent",
         "_timers",
         "_touched",
         "_waiting",
+        "memory",
         "model",
         "tail",
     )
 
-    def __init__(self, mss: int = MSS, send_window: int = WINDOW) -> None:
-        """`mss` in bytes; `send_window` in segments, less if the peer allows less."""
+    def __init__(self, memory: WindowMemory, mss: int = MSS) -> None:
+        """`memory` is shared by all paths of a node; `mss` in bytes."""
+        self.memory = PathMemory(memory)
         self.model = RateModel()
         self.tail = TailBudget()
         self._mss = mss
-        self._send_window = send_window
         self._engines: dict[ArqEngine, None] = {}
         self._touched: dict[ArqEngine, None] = {}
         self._ready: deque[ArqEngine] = deque()
@@ -73,6 +78,11 @@ class ArqPath:
         self._sent = 0
 
     @property
+    def offer(self) -> Offer:
+        """What to tell a peer of our kind."""
+        return _OFFER
+
+    @property
     def rtt(self) -> float | None:
         """Smoothed round-trip time in seconds; None before the first sample."""
         return self.model.rtt.smoothed or self.model.rtt.told
@@ -83,7 +93,7 @@ class ArqPath:
 
     def open(self, conv: int, receive_window: int, now: float) -> Engine:
         """A new engine on this path; `receive_window` is in segments."""
-        engine = ArqEngine(self, conv, receive_window, self._mss, self._send_window, now)
+        engine = ArqEngine(self, conv, receive_window, self._mss, now)
         self._engines[engine] = None
         return engine
 
@@ -123,29 +133,32 @@ class ArqPath:
                 engine.tick(now)
 
     def _serve(self, seen: dict[ArqEngine, None], now: float) -> float:
-        """One segment after the other; returns when the next may leave, infinite if only input can change anything."""
+        """To each in turn an equal part of what may leave.  Returns when more may; infinite if that depends on input."""
         model, ready = self.model, self._ready
         window, rate = model.window(), model.pacing_rate(now)
         catch_up = CATCH_UP
         if self._rate_limited:
-            catch_up = max(CATCH_UP, min(CATCH_UP_MAX, model.rtt.best / 10, CATCH_UP_BYTES / rate))
+            catch_up = max(CATCH_UP, min(model.rtt.best / CATCH_UP_SHARE, CATCH_UP_BYTES / rate))
+            model.lose_time(now - catch_up - self._next_send_at)
         self._next_send_at = max(self._next_send_at, now - catch_up)
         limit = Limit.RATE
         while self._next_send_at <= now:
-            if model.inflight + FULL_SIZE > window:
+            room = window - model.inflight
+            if room < FULL_SIZE:
                 limit = Limit.WINDOW
                 break
             if not ready:
                 limit = Limit.PEER_WINDOW if self._waiting else Limit.APPLICATION
                 break
             engine = ready[0]
-            size = engine.transmit(now)
+            allowed = min(room, FULL_SIZE + (now - self._next_send_at) * rate) if self._sent >= UNPACED else FULL_SIZE
+            size = engine.transmit(max(1, int(allowed / FULL_SIZE) // len(ready)), now)
             if size:
                 ready.rotate(-1)
                 seen[engine] = None
-                self._sent += 1
-                if self._sent > UNPACED:
+                if self._sent >= UNPACED:
                     self._next_send_at += size / rate
+                self._sent += size
             else:
                 ready.popleft()
                 engine.is_ready = False

@@ -18,7 +18,7 @@ from typing import Final
 from easytier_kcp_plugin.kcp.arq.dips import Dips, Surges
 from easytier_kcp_plugin.kcp.arq.estimate import Loss, RecentMax, RoundTrips
 from easytier_kcp_plugin.kcp.arq.redundancy import CRITICAL
-from easytier_kcp_plugin.kcp.arq.transmission import FULL_SIZE, OutSegment, Transmission
+from easytier_kcp_plugin.kcp.arq.transmission import FULL_SIZE, Moment
 
 # Wire constants: stock decides.
 TICK: Final = 0.010
@@ -45,10 +45,24 @@ QUEUE_BYTES: Final = 30_000.0
 RATE_ROUNDS: Final = 10
 CONGESTED_ROUNDS: Final = 2
 CALM_EPOCHS: Final = 6
+LATE_SHARE: Final = 0.05
+"""Of a round; if the sender lost more, the round says nothing of the path."""
 _GROWING: Final = 1.25
 _FLAT_ROUNDS: Final = 3
 _BUSY: Final = 40 * FULL_SIZE
 _MAX_FLOOR: Final = 0.3
+STALL_SHARE: Final = 1 / 3
+"""Of the RTT: so long without any ACK, while more was being sent all the time, is a stall."""
+STALL_TICKS: Final = 2.5
+STALLED_FROM: Final = 0.10
+STALLED_UNTIL: Final = 0.02
+"""Shares of the time spent in stalls, from which on and until which the path counts as a stream."""
+STREAM_LOSS: Final = 0.05
+STREAM_GAIN: Final = 1.4
+STREAM_WINDOW: Final = 2.0
+_STALL_PERIOD: Final = 0.5
+SMALL_FLIGHT: Final = 16 * FULL_SIZE
+"""What is in flight at so small a rate says little of the path, and four hundredths more of it would take minutes."""
 
 
 class Mode(Enum):
@@ -91,6 +105,8 @@ class RateModel:
     """Share of time spent waiting for the peers' windows."""
     waits_for_peer: bool = False
     active_flows: int = 0
+    stream: bool = False
+    """Whether the path repeats what it loses and keeps the order, as an underlay of TCP does: delays are its own then."""
     _delivered_at: float = 0.0
     _first_sent_at: float = 0.0
     _last_sent_at: float = -math.inf
@@ -123,6 +139,12 @@ class RateModel:
     _peer_limited: float = 0.0
     _peer_limited_before: float = 0.0
     _round_began_at: float = 0.0
+    _acked_at: float = 0.0
+    _longest_stall: float = 0.0
+    _stalled: float = 0.0
+    _stalled_share: float = 0.0
+    _stalls_since: float = 0.0
+    _lost_time: float = 0.0
 
     # What a path asks.
 
@@ -132,11 +154,15 @@ class RateModel:
             return FIRST_RTT_SHARE * FIRST_WINDOW / self.rtt.best
         if self.mode is Mode.STARTUP:
             return max(STARTUP_GAIN * self.bandwidth, FIRST_WINDOW / self.rtt.lowest)
+        if self.stream:
+            return max(STREAM_GAIN * self.bandwidth, FIRST_WINDOW / self.rtt.lowest)
         if self.mode is Mode.DRAIN:
             return DRAIN_GAIN * self.bandwidth
         if now < self.dips.until:
             return self._dip_rate
         if now < self.surges.until:
+            return SURGE_GAIN * self.offered
+        if self.bandwidth * self.rtt.lowest < SMALL_FLIGHT and self.queueing < self.target():
             return SURGE_GAIN * self.offered
         if self.loss.share < 0.003 and self.window_bound > 0.15 and self.queueing < self.target():
             return IDLE_LINK_GAIN * self.offered
@@ -147,8 +173,10 @@ class RateModel:
         if not self.bandwidth:
             return FIRST_WINDOW
         rate, lowest = self.offered, self.rtt.lowest
+        if self.stream:
+            return max(FIRST_WINDOW, STREAM_WINDOW * rate * (lowest + self._longest_stall + self.tick))
         if self.mode is Mode.STARTUP:
-            return rate * (1.6 * lowest + self.tick) + 16 * FULL_SIZE
+            return max(FIRST_WINDOW, rate * (1.6 * lowest + self.tick) + 16 * FULL_SIZE)
         return rate * (1.05 * lowest + 1.5 * self.tick + 2.5 * self.target()) + 4 * FULL_SIZE
 
     @property
@@ -182,18 +210,17 @@ class RateModel:
 
     # What happens on it.
 
-    def send(self, number: int, segment: OutSegment, size: int, now: float) -> Transmission:
-        """Account for a transmission that leaves."""
+    def moment(self, now: float) -> Moment:
+        """What a burst that leaves now has to remember; its bytes have to be added to `inflight`."""
         if not self.inflight:
             self._first_sent_at = self._delivered_at = now
             if now - self._last_sent_at > RESTART_AFTER:
                 self._restart()
         self._last_sent_at = now
-        self.inflight += size
         slow = now < self.dips.until or self.mode is Mode.DRAIN
         # Equal still counts: what leaves on an idle path was held back by the application until then.
         limited = self._limited_until >= self.delivered
-        return Transmission(number, segment, now, size, self.delivered, self._delivered_at, self._first_sent_at, limited, slow)
+        return Moment(now, self.delivered, self._delivered_at, self._first_sent_at, limited, slow)
 
     def deliver(self, size: int, now: float) -> None:
         """So many bytes have left the path, at the right end."""
@@ -212,15 +239,20 @@ class RateModel:
         elif reason is Limit.RATE:
             self.waits_for_peer = False
 
+    def lose_time(self, seconds: float) -> None:
+        """Nothing was sent for so long (if positive) though the rate would have allowed it: the sender's own turn came late."""
+        self._lost_time += max(0.0, seconds)
+
     def widen_reordering(self, overtaken: float) -> None:
         """A transmission taken for lost arrived after one sent `overtaken` seconds later."""
         self.reordering = min(max(self.reordering, 1.25 * overtaken), self.rtt.smoothed / 3)
 
-    def acknowledge(self, newest: Transmission, rtt: float, acks: int, now: float) -> None:
-        """Learn from the ACKs of a datagram: `newest` transmission among them, lowest `rtt`."""
+    def acknowledge(self, newest: Moment, rtt: float, acks: int, now: float) -> None:
+        """Learn from the ACKs of a datagram: when the `newest` transmission among them left, lowest `rtt`."""
         if not self.rtt.smoothed:
             self._epoch_at = self._round_began_at = now
         self.rtt.sample(rtt, now)
+        self._notice_stall(newest.limited and not self.waits_for_peer, now)
         self._epoch_acks += acks
         interval = max(newest.sent_at - newest.first_sent_at, now - newest.delivered_at)
         delivered = self.delivered - newest.delivered
@@ -232,6 +264,29 @@ class RateModel:
             self._end_epoch(now)
         if newest.delivered >= self._round_end:
             self._end_round(newest.limited, now)
+
+    def _notice_stall(self, limited: bool, now: float) -> None:
+        """A sender that never pauses hears nothing for a while only if something holds everything up: a loss that a stream
+        repairs.  A queue is never silent, and other losses show as such."""
+        gap, self._acked_at = now - self._acked_at, now
+        # The first windows leave in bursts, with pauses between them.
+        limited = limited or (self.mode is Mode.STARTUP and not self.stream)
+        natural = STALL_TICKS * max(self.tick, FULL_SIZE / self.bandwidth) if self.bandwidth else math.inf
+        if gap > max(natural, STALL_SHARE * self.rtt.lowest) and not limited and gap < RESTART_AFTER:
+            self._stalled += gap
+            self._longest_stall = max(self._longest_stall, gap)
+        elapsed = now - self._stalls_since
+        if elapsed < _STALL_PERIOD:
+            return
+        weight = min(1.0, elapsed / (4 * _STALL_PERIOD))
+        self._stalled_share += weight * (min(1.0, self._stalled / elapsed) - self._stalled_share)
+        self._stalled, self._stalls_since = 0.0, now
+        self._longest_stall *= 0.9
+        was, lossless = self.stream, self.loss.share < STREAM_LOSS
+        self.stream = lossless and self._stalled_share > (STALLED_UNTIL if was else STALLED_FROM)
+        if self.stream and not was:
+            # What was learnt before came from braking.
+            self.mode, self._plateau, self._flat_rounds = Mode.STARTUP, 0.0, 0
 
     def _take_rate(self, rate: float, limited: bool) -> None:
         self._round_sum += rate
@@ -249,6 +304,8 @@ class RateModel:
         return max(0.5 * self.rtt.lowest, 2.2 * self.tick)
 
     def _end_round(self, limited: bool, now: float) -> None:
+        limited = limited or self._lost_time > LATE_SHARE * (now - self._round_began_at)
+        self._lost_time = 0.0
         if self._round_samples and self.mode is not Mode.STARTUP and (not limited or self._round_rate > self.bandwidth):
             self._rates.add(self._round, self._round_rate)
         self._last_round_rate, self._round_rate = self._round_rate, 0.0
@@ -288,7 +345,7 @@ class RateModel:
             self._noise += (abs(lowest - self._epoch_before) - self._noise) / 8
         self._epoch_before = lowest
         target = self.target()
-        if self.mode is Mode.STARTUP:
+        if self.mode is Mode.STARTUP and not self.stream:
             self._end_startup_if_queued(queueing, target)
         elif self.mode is Mode.DRAIN:
             self._end_drain(queueing, target, now)
@@ -297,10 +354,10 @@ class RateModel:
             self._calm_epochs = self._calm_epochs + 1 if queueing < target / 2 else 0
             self._lowest_seen.add(now, -lowest)
             self._lowest_seen.forget_before(now - 30)
-            if queueing > 4 * target:
+            if queueing > 4 * target and not self.stream:
                 self._rates.forget_before(self._round - CONGESTED_ROUNDS)
                 self.bandwidth = self._rates.value
-        if self.mode is Mode.CRUISE:
+        if self.mode is Mode.CRUISE and not self.stream:
             self._low_epochs = self._low_epochs + 1 if self.gain < 0.985 else 0
             self._notice_longer_route(lowest, queueing, target, now)
             self._dip(lowest, queueing, target, now)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from easytier_kcp_plugin.kcp.arq.detection import Counters, Detector
+from easytier_kcp_plugin.kcp.arq.memory import GrowingWindow
 from easytier_kcp_plugin.kcp.arq.rate import RateModel
 from easytier_kcp_plugin.kcp.arq.redundancy import (
     SUSPECT_SPACING,
@@ -23,7 +25,7 @@ from easytier_kcp_plugin.kcp.arq.redundancy import (
     tail_delay,
     tail_pays,
 )
-from easytier_kcp_plugin.kcp.arq.transmission import OVERHEAD, OutSegment, Transmission
+from easytier_kcp_plugin.kcp.arq.transmission import OVERHEAD, OutSegment
 
 # Wire constants: stock decides.
 FIRST_PEER_WINDOW: Final = 128
@@ -41,8 +43,8 @@ HEAD_TRANSMISSIONS: Final = range(2, 8)
 class Output(Protocol):
     """Where segments go."""
 
-    def push(self, number: int, sn: int, payload: bytes) -> None:
-        """Have a PUSH leave."""
+    def push(self, number: int, segments: Sequence[OutSegment]) -> None:
+        """Have a PUSH of each leave; `number` is that of the first transmission, and the others follow."""
         ...
 
 
@@ -53,37 +55,43 @@ class Sender:
         "_copies",
         "_copy_order",
         "_last_sent_at",
-        "_limit",
         "_mss",
         "_output",
+        "_pieces",
         "_probes",
         "_repairs",
+        "_rest",
         "_segments",
         "_suspects",
         "_tail",
         "_tail_due",
-        "_unsent",
+        "_unsent_bytes",
         "detector",
         "model",
         "next",
         "peer_window",
         "una",
+        "window",
         "window_limited",
     )
 
-    def __init__(self, model: RateModel, tail: TailBudget, output: Output, mss: int, limit: int) -> None:
-        """`mss` in bytes; `limit` in segments is what may be in flight whatever the peer allows."""
+    def __init__(self, model: RateModel, tail: TailBudget, output: Output, mss: int, window: GrowingWindow) -> None:
+        """`mss` in bytes; `window` is what may be in flight whatever the peer allows."""
         self.model = model
         self.detector = Detector(model, self._repair, self._suspect)
         self.una = 0
         self.next = 0
         self.peer_window = FIRST_PEER_WINDOW
         self.window_limited = False
+        self.window = window
         self._tail = tail
         self._output = output
         self._mss = mss
-        self._limit = limit
-        self._unsent = bytearray()
+        self._pieces: deque[bytes] = deque()
+        """Full payloads."""
+        self._rest = bytearray()
+        """What follows them, less than a full one."""
+        self._unsent_bytes = 0
         self._segments: dict[int, OutSegment] = {}
         self._repairs: list[int] = []
         self._copies: list[tuple[float, int, OutSegment]] = []
@@ -98,18 +106,28 @@ class Sender:
     def write(self, data: bytes | memoryview) -> int:
         """Take what there is room for."""
         taken = min(len(data), self.room)
-        self._unsent += data[:taken]
+        mss, start = self._mss, 0
+        if self._rest:
+            start = min(taken, mss - len(self._rest))
+            self._rest += data[:start]
+            if len(self._rest) == mss:
+                self._pieces.append(bytes(self._rest))
+                self._rest.clear()
+        whole = taken - (taken - start) % mss
+        self._pieces.extend([bytes(data[at : at + mss]) for at in range(start, whole, mss)])
+        self._rest += data[whole:taken]
+        self._unsent_bytes += taken
         return taken
 
     @property
     def room(self) -> int:
         """Bytes."""
-        return max(0, SEND_BUFFER - len(self._unsent))
+        return SEND_BUFFER - self._unsent_bytes
 
     @property
     def unsent(self) -> bool:
         """Whether bytes wait that are in no segment."""
-        return bool(self._unsent)
+        return self._unsent_bytes > 0
 
     @property
     def in_flight(self) -> bool:
@@ -119,7 +137,7 @@ class Sender:
     @property
     def waiting_bytes(self) -> int:
         """At most."""
-        return len(self._unsent) + (self.next - self.una) * self._mss
+        return self._unsent_bytes + (self.next - self.una) * self._mss
 
     @property
     def counters(self) -> Counters:
@@ -129,7 +147,10 @@ class Sender:
     def close(self) -> None:
         """Drop everything, and take it off the path's account."""
         self.detector.abandon()
-        self._unsent.clear()
+        self._pieces.clear()
+        self._rest.clear()
+        self._unsent_bytes = 0
+        self.window.shrink()
         self._segments.clear()
         self._repairs.clear()
         self._copies.clear()
@@ -138,10 +159,13 @@ class Sender:
 
     # What the path asks for.
 
-    def transmit(self, now: float) -> int:
-        """Send one segment.  Returns its bytes on the wire, 0 if there is nothing that may be sent."""
-        segment = self._repetition(now) or self._new_segment(now)
-        return 0 if segment is None else self._send(segment, now).size
+    def transmit(self, count: int, now: float) -> int:
+        """Send up to `count` (at least 1) segments.  Returns their bytes on the wire, 0 if nothing may be sent."""
+        size = 0
+        while count and (segment := self._repetition(now)) is not None:
+            size += self._send(segment, now)
+            count -= 1
+        return size + self._send_new(count, now) if count else size
 
     def _repetition(self, now: float) -> OutSegment | None:
         while self._repairs:
@@ -168,34 +192,46 @@ class Sender:
                 return segment
         return None
 
-    def _new_segment(self, now: float) -> OutSegment | None:
+    def _send_new(self, count: int, now: float) -> int:
         self.window_limited = False
-        if not self._unsent:
+        if not self._unsent_bytes:
             if self._tail_due:
                 self._copy_tail(now)
-            return None
-        if self.next - self.una >= min(self.peer_window, self._limit):
+            return 0
+        first = self.next
+        room = min(self.peer_window, self.window.size) - (first - self.una)
+        if room <= 0:
             self.window_limited = True
-            return self._blocking_segment(now)
-        segment = OutSegment(self.next, bytes(self._unsent[: self._mss]))
-        del self._unsent[: self._mss]
-        self._segments[self.next] = segment
-        self.next += 1
+            blocking = self._blocking_segment(now)
+            return 0 if blocking is None else self._send(blocking, now)
+        fresh = [OutSegment(sn, data, []) for sn, data in enumerate(self._cut(min(count, room)), first)]
+        self._segments.update([(segment.sn, segment) for segment in fresh])
+        self.next = first + len(fresh)
         self._tail_due = True
-        return segment
+        return self._send_all(fresh, now)
+
+    def _cut(self, count: int) -> list[bytes]:
+        """The next payloads, at most `count`, at least one: only the last of what was written may be short."""
+        pieces = self._pieces
+        payloads = [pieces.popleft() for _ in range(min(count, len(pieces)))]
+        if len(payloads) < count and self._rest:
+            payloads.append(bytes(self._rest))
+            self._rest.clear()
+        self._unsent_bytes -= sum(map(len, payloads))
+        return payloads
 
     def _blocking_segment(self, now: float) -> OutSegment | None:
         head = self._segments.get(self.una)
         if head is None or len(head.sent) not in HEAD_TRANSMISSIONS:
             return None
-        if now - head.sent[-1].sent_at < max(0.004, self.model.rtt.best / 6):
+        if now - head.sent[-1].moment.sent_at < max(0.004, self.model.rtt.best / 6):
             return None
         self.counters.head_of_line += 1
         return head
 
     def _plan_copies(self, segment: OutSegment, now: float) -> None:
         model = self.model
-        count = repair_transmissions(model.loss.share, model.window_bound, model.critical(self._limit))
+        count = repair_transmissions(model.loss.share, model.window_bound, model.critical(self.window.size))
         spacing = copy_spacing(model.rtt.best)
         for index in range(1, count):
             self._copy(segment, now + index * spacing)
@@ -228,45 +264,37 @@ class Sender:
         segment.copies_due += 1
         self._suspects.append(segment)
 
-    def _send(self, segment: OutSegment, now: float) -> Transmission:
-        transmission = self.detector.send(segment, len(segment.data) + OVERHEAD, now)
+    def _send(self, segment: OutSegment, now: float) -> int:
+        return self._send_all((segment,), now)
+
+    def _send_all(self, segments: Sequence[OutSegment], now: float) -> int:
+        """Segments with consecutive numbers.  Returns their bytes on the wire."""
         self._last_sent_at = now
-        self._output.push(transmission.number, segment.sn, segment.data)
-        return transmission
+        number = self.detector.last_number + 1
+        size = self.detector.send(segments, now)
+        self._output.push(number, segments)
+        return size
 
     # What the peer and the clock bring.
 
-    def acknowledge(self, una: int, acks: list[tuple[int, int]], now: float) -> bool:
-        """Take in what a datagram said: the highest una (at most `next`), and (transmission number, sn) of its ACKs.
+    def acknowledge(self, una: int, acks: Sequence[tuple[int, int]], runs: Sequence[tuple[int, int]], now: float) -> bool:
+        """Take in what a datagram said: the highest una (at most `next`), (transmission number, sn) of its ACKs, (first
+        transmission number, count) of its runs, all but una as on the wire.
 
         Returns whether anything was new.
         """
-        detector = self.detector
-        before = detector.newest
-        newest: Transmission | None = None
-        first_new: int | None = None
-        latest, count = -math.inf, 0
-        for number, sn in acks:
-            transmission = detector.acknowledge(number, sn, now)
-            if transmission is None:
-                continue
-            count += 1
-            latest = max(latest, transmission.sent_at)
-            if newest is None or number > newest.number:
-                newest = transmission
-            if number > before and (first_new is None or number < first_new):
-                first_new = number
-        moved = una > self.una
-        for sn in range(self.una, una):
-            detector.confirm(self._segments.pop(sn), now)
-        self.una = max(self.una, una)
-        if newest is not None:
+        segments, before = self._segments, self.una
+        moved = una > before
+        passed = [segments.pop(sn) for sn in range(before, una)]
+        self.una = max(before, una)
+        fresh = self.detector.acknowledge(acks, runs, passed, self.una, self.window.size, now)
+        if fresh:
             self._probes = 0
-            detector.advance(newest, first_new, self.una, self._limit, now)
-            self.model.acknowledge(newest, now - latest, count, now)
-        if moved or acks:
-            detector.scan(self.una, newest is not None, now)
-        return moved or newest is not None
+        if moved:
+            self.window.pass_on(self.next, self.model.rtt.best, now)
+        if moved or acks or runs:
+            self.detector.scan(self.una, fresh, now)
+        return moved or fresh
 
     def tick(self, now: float) -> None:
         """Do what is due, and nothing before."""

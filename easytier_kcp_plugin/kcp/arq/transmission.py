@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -29,13 +29,28 @@ class OutSegment:
 
     sn: int
     data: bytes
+    sent: list[Transmission]
     acked: bool = False
     outstanding: int = 0
     """Transmissions OUT or PRESUMED."""
-    sent: list[Transmission] = field(default_factory=list)
     in_repair: bool = False
     copies_due: int = 0
     """In the heap of copies, or among the repairs of presumed ones."""
+
+
+@dataclass(slots=True, eq=False)
+class Moment:
+    """What the path was like when a burst left.  Its transmissions share it."""
+
+    sent_at: float
+    delivered: int
+    """By the path; with the next two, the base of a rate sample."""
+    delivered_at: float
+    first_sent_at: float
+    limited: bool
+    """Whether the path was short of data or of peer window."""
+    slow: bool
+    """Whether the path was being kept empty."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,15 +59,7 @@ class Transmission:
 
     number: int
     segment: OutSegment
-    sent_at: float
     size: int
     """Bytes on the wire."""
-    delivered: int
-    """By the path when it was sent; with the next two, the base of a rate sample."""
-    delivered_at: float
-    first_sent_at: float
-    limited: bool
-    """Whether the path was short of data or of peer window then."""
-    slow: bool
-    """Whether the path was being kept empty then."""
+    moment: Moment
     fate: int = Fate.OUT

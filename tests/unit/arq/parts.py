@@ -13,8 +13,8 @@ CONV = 0xDEAD_BEEF
 DELAY = 0.02
 
 
-def new_path(mss: int = 1176, send_window: int = 1024) -> ArqPath:
-    path = arq.paths(mss, send_window)()
+def new_path(mss: int = 1176) -> ArqPath:
+    path = arq.paths(mss)()
     assert isinstance(path, ArqPath)
     return path
 
@@ -49,10 +49,10 @@ def payload_of(datagram: bytes) -> bytes:
 class Pair:
     """Two engines 20 ms apart, a step being 1 ms; a datagram arrives if `keep` says so."""
 
-    def __init__(self, window: int = 1024, conv: int = CONV, send_window: int = 1024) -> None:
+    def __init__(self, window: int = 1024, conv: int = CONV) -> None:
         self.now = 50.0
         self.conv = conv
-        self.paths = {"a": new_path(send_window=send_window), "b": new_path(send_window=send_window)}
+        self.paths = {"a": new_path(), "b": new_path()}
         self.a = open_on(self.paths["a"], conv, window, self.now)
         self.b = open_on(self.paths["b"], conv, window, self.now)
         self.flying: list[tuple[float, ArqEngine, bytes]] = []

@@ -58,6 +58,8 @@ class Link:
     queue: int
     seed: int
     jitter: float = 0.0
+    stream: bool = False
+    """Whether a lost datagram is repeated, and those behind it wait, as on a TCP connection that keeps its rate."""
     sent: int = 0
     overflowed: int = 0
     waits: list[tuple[float, float]] = field(default_factory=list)
@@ -67,10 +69,16 @@ class Link:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         self._free_at = 0.0
+        self._last_at = 0.0
 
     def send(self, flow: int, body: bytes) -> None:
         self.sent += 1
-        if self._random.random() < self.loss or (self.filter is not None and not self.filter(body)):
+        repeats = 0
+        while self._random.random() < self.loss:
+            if not self.stream:
+                return
+            repeats += 1
+        if self.filter is not None and not self.filter(body):
             return
         now = leaves = self.clock.now
         size = len(body) + HEADERS
@@ -81,7 +89,9 @@ class Link:
                 return
             self.waits.append((now, wait))
             leaves = self._free_at = now + wait + size * 8 / self.rate
-        arrives = leaves + self.delay + self._random.random() * self.jitter
+        arrives = leaves + self.delay * (1 + 2 * repeats) + self._random.random() * self.jitter
+        if self.stream:
+            arrives = self._last_at = max(self._last_at, arrives)
         self.clock.at(arrives, lambda: self.deliver(flow, body))
 
     def queueing(self, since: float, share: float) -> float:
@@ -123,11 +133,13 @@ class Content:
 
 
 class Ours:
-    """A path of ours with any number of conversations."""
+    """A path of ours with any number of conversations.  `lateness` is by how many seconds its turns come late on average, as on
+    a busy machine."""
 
-    def __init__(self, clock: Clock, send: Callable[[int, bytes], None], send_window: int = 1024) -> None:
+    def __init__(self, clock: Clock, send: Callable[[int, bytes], None], lateness: float = 0.0, seed: int = 1) -> None:
         self.clock, self.send = clock, send
-        path = arq.paths(send_window=send_window)()
+        self._lateness, self._random = lateness, random.Random(seed)
+        path = arq.paths()()
         assert isinstance(path, ArqPath)
         self.path = path
         self.engines: dict[int, Engine] = {}
@@ -136,8 +148,11 @@ class Ours:
         self._generation = 0
         self._due: float | None = None
 
-    def open(self, flow: int, outgoing: Content, incoming: Content, window: int = 1024) -> Engine:
-        engine = self.engines[flow] = self.path.open(flow, window, self.clock.now)
+    def open(self, flow: int, outgoing: Content, incoming: Content, *, met: bool) -> Engine:
+        """`met`: the other end has said that it is of our kind."""
+        engine = self.engines[flow] = self.path.open(flow, 1024, self.clock.now)
+        if met:
+            engine.meet(self.path.offer)
         self.contents[flow] = (outgoing, incoming)
         self._flow_of[engine] = flow
         self.fill(flow)
@@ -156,6 +171,10 @@ class Ours:
         self.wake_at(self.clock.now + 0.0005)
 
     def wake_at(self, time: float) -> None:
+        if self._lateness and self._due is not None:
+            return
+        if self._lateness:
+            time += min(0.05, self._random.expovariate(1 / self._lateness))
         if self._due is None or time < self._due:
             self._due = time
             self._generation += 1
@@ -279,18 +298,24 @@ def scene(
     seed: int = 1,
     sizes: tuple[float, ...] = (math.inf,),
     jitter: float = 0.0,
-    window: int = 1024,
+    stream: bool = False,
+    lateness: float = 0.0,
 ) -> Scene:
-    """`pair` is "ours-stock" and so on, sender first; each flow begins to send as many bytes as `sizes` says at once."""
+    """`pair` is "ours-stock" and so on, sender first, "met-met" two of ours that know it; each flow begins to send as many
+    bytes as `sizes` says at once."""
     clock = Clock()
     left: dict[int, Ours | Stock] = {}
     right: dict[int, Ours | Stock] = {}
-    there = Link(clock, lambda flow, body: right[flow].deliver(flow, body), rate, rtt / 2, loss, queue, 7 * seed + 1, jitter)
-    back = Link(clock, lambda flow, body: left[flow].deliver(flow, body), rate, rtt / 2, loss, queue, 7 * seed + 2, jitter)
+    there = Link(
+        clock, lambda flow, body: right[flow].deliver(flow, body), rate, rtt / 2, loss, queue, 7 * seed + 1, jitter, stream
+    )
+    back = Link(
+        clock, lambda flow, body: left[flow].deliver(flow, body), rate, rtt / 2, loss, queue, 7 * seed + 2, jitter, stream
+    )
     contents = {flow: Content(size) for flow, size in enumerate(sizes, 1)}
     kinds = pair.split("-")
     for ends, kind, link in ((left, kinds[0], there), (right, kinds[1], back)):
-        ours = Ours(clock, link.send, window)
+        ours = Ours(clock, link.send, lateness, seed)
         ours.path.sample_rtt(rtt)
         for flow, content in contents.items():
             outgoing, incoming = (content, Content(0)) if ends is left else (Content(0), content)
@@ -298,7 +323,7 @@ def scene(
                 ends[flow] = Stock(clock, link.send, flow, outgoing, incoming, seed + flow)
             else:
                 ends[flow] = ours
-                ours.open(flow, outgoing, incoming, window)
+                ours.open(flow, outgoing, incoming, met=kind == "met")
     for end in dict.fromkeys(left.values()):
         if isinstance(end, Ours):
             end.pump()

@@ -9,10 +9,10 @@ import pytest
 from easytier_kcp_plugin.kcp.arq.dips import Dips, Surges
 from easytier_kcp_plugin.kcp.arq.edge import SMALLEST_ADVANCE, WindowEdge
 from easytier_kcp_plugin.kcp.arq.estimate import Loss, RecentMax, RoundTrips
+from easytier_kcp_plugin.kcp.arq.memory import GrowingWindow, PathMemory, WindowMemory
 from easytier_kcp_plugin.kcp.arq.rate import FIRST_WINDOW, Limit, Mode, RateModel
 from easytier_kcp_plugin.kcp.arq.receiver import NUMBERED_AFTER, Receiver
 from easytier_kcp_plugin.kcp.arq.redundancy import TailBudget, repair_transmissions, tail_pays
-from easytier_kcp_plugin.kcp.arq.transmission import OutSegment
 from easytier_kcp_plugin.kcp.segment import SEGMENT
 from tests.unit.arq.parts import CONV
 
@@ -146,6 +146,10 @@ def test_a_growing_delay_makes_the_window_smaller() -> None:
     assert caps[1] < caps[0] / 2
 
 
+def receiver_of(window: int) -> Receiver:
+    return Receiver(CONV, GrowingWindow(PathMemory(WindowMemory()), window))
+
+
 def push_all(receiver: Receiver, pairs: list[tuple[int, int]], now: float = 1.0) -> None:
     for sn, ts in pairs:
         receiver.push(sn, ts, b"x", now)
@@ -155,13 +159,13 @@ def acks(receiver: Receiver, now: float) -> list[tuple[int, int]]:
     """(sn, ts) of what is acknowledged."""
     return [
         (sn, ts)
-        for body in receiver.acknowledge(now)
+        for body in receiver.acknowledge(receiver.window(), now)
         for _conv, _cmd, _frg, _wnd, ts, sn, _una, _length in SEGMENT.iter_unpack(body)
     ]
 
 
 def test_two_kinds_of_senders_are_told_apart() -> None:
-    clock, numbers = Receiver(CONV, 1024), Receiver(CONV, 1024)
+    clock, numbers = receiver_of(1024), receiver_of(1024)
     assert clock.window() == 128
     push_all(clock, [(0, 77), (1, 77)])
     push_all(numbers, [(sn, sn + 1) for sn in range(NUMBERED_AFTER)])
@@ -172,14 +176,14 @@ def test_two_kinds_of_senders_are_told_apart() -> None:
 
 
 def test_a_duplicate_on_the_way_is_no_clock() -> None:
-    receiver = Receiver(CONV, 1024)
+    receiver = receiver_of(1024)
     push_all(receiver, [(0, 5), (0, 5), (1, 6)])
     assert receiver.edge is None
     assert receiver.duplicates == 1
 
 
 def test_damping_acks_end_each_datagram_for_a_clock_sender() -> None:
-    receiver = Receiver(CONV, 1024)
+    receiver = receiver_of(1024)
     push_all(receiver, [(0, 100), (1, 100), (2, 100)], 1.0)
     assert acks(receiver, 1.0) == [(0, 100), (1, 100), (2, 100)]
     push_all(receiver, [(3, 140)], 1.04)
@@ -189,21 +193,22 @@ def test_damping_acks_end_each_datagram_for_a_clock_sender() -> None:
 
 
 def test_a_large_batch_fills_datagrams_of_fifty() -> None:
-    receiver = Receiver(CONV, 1024)
+    receiver = receiver_of(1024)
     push_all(receiver, [(sn, sn + 1) for sn in range(120)])
-    assert [len(body) // 24 for body in receiver.acknowledge(1.0)] == [50, 50, 20]
-    assert receiver.acknowledge(1.0) == []
+    assert [len(body) // 24 for body in receiver.acknowledge(1024, 1.0)] == [50, 50, 20]
+    assert receiver.acknowledge(1024, 1.0) == []
 
 
-def test_reading_moves_what_waited_behind_a_full_queue() -> None:
-    receiver = Receiver(CONV, 4)
-    for sn in range(8):
-        receiver.push(sn, sn + 1, bytes([sn]), 1.0)
-    assert receiver.window() == 0
-    assert receiver.next == 4
-    assert receiver.read(2) == b"\x00\x01"
-    assert receiver.next == 6
-    assert receiver.read(100) == b"\x02\x03\x04\x05\x06\x07"
+def test_no_more_is_held_than_the_window_allows_in_order_or_not() -> None:
+    receiver = receiver_of(4)
+    push_all(receiver, [(sn, sn + 1) for sn in (1, 2, 3, 0)])
+    assert (receiver.window(), receiver.next) == (0, 4)
+    push_all(receiver, [(sn, sn + 1) for sn in range(4, 12)])
+    assert receiver.read(2) == b"xx"
+    assert (receiver.window(), receiver.next) == (2, 4)
+    push_all(receiver, [(sn, sn + 1) for sn in (4, 6, 5)])
+    assert (receiver.window(), receiver.next) == (0, 6)
+    assert receiver.read(100) == b"xxxx"
     assert not receiver.readable
 
 
@@ -220,12 +225,13 @@ def test_small_messages_one_by_one_do_not_fix_a_small_rate() -> None:
     # What they show is how seldom the application writes, not what the path carries: a later burst has to leave at once.
     model = RateModel()
     rtt, size, now = 0.05, 150, 0.0
-    for number in range(300):
-        transmission = model.send(number, OutSegment(number, b"ask"), size, now)
+    for _ in range(300):
+        moment = model.moment(now)
+        model.inflight += size
         model.limit(Limit.APPLICATION, now)
         now += rtt
         model.deliver(size, now)
-        model.acknowledge(transmission, rtt, 1, now)
+        model.acknowledge(moment, rtt, 1, now)
         model.limit(Limit.APPLICATION, now)
     assert model.mode is Mode.STARTUP
     assert model.pacing_rate(now) >= FIRST_WINDOW / rtt * 0.99
