@@ -10,11 +10,12 @@ import pytest
 from easytier_kcp_plugin.kcp import endpoint as endpoint_module
 from easytier_kcp_plugin.kcp import ikcp
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
-from easytier_kcp_plugin.kcp.endpoint import Endpoint, LimitReached, Limits
+from easytier_kcp_plugin.kcp.endpoint import SHADOW_LIFE, Endpoint, LimitReached, Limits
 from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Established, Incoming, Readable, SessionClosed
 from easytier_kcp_plugin.kcp.handshake import State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, PING, PONG, RST, SYN, SYN_ACK, PacketType, SessionHeader
 from easytier_kcp_plugin.kcp.segment import Command, Segment, parse_segments
+from easytier_kcp_plugin.kcp.session import HELD_BODY, Session
 from tests.unit.kcp.network import request
 
 ME, PEER, STRANGER = 2002, 1001, 3003
@@ -70,6 +71,92 @@ def test_a_stock_opener_gets_the_empty_syn_ack_it_knows_and_ours_an_offer() -> N
     ((conv, flags, body),) = give(endpoint, packet(6, SYN, data.encode()))
     assert (conv, flags) == (6, SYN_ACK)
     assert ConnData.decode(body) == ConnData(None, None, Offer())
+
+
+def holding() -> tuple[Endpoint, bytes]:
+    """An endpoint that holds SYNs, and one of an opener of our kind for conv 6."""
+    offered = ConnData(request(2).src, request(2).dst, Offer())
+    return Endpoint(ME, ikcp.paths(), first_conv=0, holds=True), packet(6, SYN, offered.encode())
+
+
+def announced(endpoint: Endpoint, now: float) -> Session:
+    (incoming,) = endpoint.poll(now).events
+    assert isinstance(incoming, Incoming)
+    return incoming.session
+
+
+def test_a_syn_of_our_kind_is_answered_once_the_destination_is_reached() -> None:
+    endpoint, syn = holding()
+    endpoint.receive(PEER, PacketType.KCP_SRC, [syn], 0.0)
+    poll = endpoint.poll(0.0)
+    ((payload,),) = [batch.payloads for batch in poll.batches]
+    assert payload == SessionHeader(6, PEER, ME, PING).encode() + HELD_BODY
+    (incoming,) = poll.events
+    assert isinstance(incoming, Incoming)
+    assert give(endpoint, syn, now=0.1) == [(6, PING, HELD_BODY)]
+    assert give(endpoint, packet(6, PING), push(6, b"early"), now=0.2) == []
+    endpoint.confirm(incoming.session, 0.3)
+    ((conv, flags, body),) = give(endpoint, now=0.3)
+    assert (conv, flags) == (6, SYN_ACK)
+    assert ConnData.decode(body).offer is not None
+    endpoint.confirm(incoming.session, 0.4)
+    assert give(endpoint, push(6, b"hello"), now=0.4)
+    assert endpoint.read(incoming.session, 100) == b"hello"
+
+
+def test_a_stock_opener_is_not_held() -> None:
+    endpoint, _ = holding()
+    assert ask(endpoint, 5, 1) == [(5, SYN_ACK, b"")]
+
+
+@pytest.mark.parametrize("from_opener", [True, False])
+def test_a_held_opener_that_gives_up_or_is_refused(from_opener: bool) -> None:
+    endpoint, syn = holding()
+    endpoint.receive(PEER, PacketType.KCP_SRC, [syn], 0.0)
+    session = announced(endpoint, 0.0)
+    if from_opener:
+        endpoint.receive(PEER, PacketType.KCP_SRC, [packet(6, RST)], 0.1)
+    else:
+        endpoint.reset(session, 0.1)
+    poll = endpoint.poll(0.1)
+    assert [payload for batch in poll.batches for payload in batch.payloads] == ([] if from_opener else [packet(6, RST)])
+    assert poll.events == [Closed(session, CloseReason.RESET if from_opener else CloseReason.ABORTED)]
+    endpoint.confirm(session, 0.2)
+    assert endpoint.poll(0.2).batches == []
+    assert endpoint.held_entries == 0
+
+
+def test_what_is_held_too_long_is_reset() -> None:
+    endpoint, syn = holding()
+    endpoint.receive(PEER, PacketType.KCP_SRC, [syn], 0.0)
+    session = announced(endpoint, 0.0)
+    assert endpoint.poll(0.1).deadline <= SHADOW_LIFE
+    assert endpoint.poll(SHADOW_LIFE).events == [Closed(session, CloseReason.SUPERSEDED)]
+    assert endpoint.held_entries == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(RST, CloseReason.DESTINATION_REFUSED), (None, CloseReason.DESTINATION_SILENT)],
+)
+def test_an_opener_that_is_told_to_wait_neither_hedges_nor_doubts_the_peer(answer: int | None, reason: CloseReason) -> None:
+    endpoint = make()
+    session = endpoint.connect(PEER, request(), 0.0, timeout=2.0)
+    ((syn,),) = [batch.payloads for batch in endpoint.poll(0.0).batches]
+    conv = SessionHeader.parse(syn).conv
+
+    def told(flags: int, body: bytes, now: float) -> None:
+        endpoint.receive(PEER, PacketType.KCP_DST, [SessionHeader(conv, ME, PEER, flags).encode() + body], now)
+
+    told(PING, HELD_BODY, 0.05)
+    convs = set()
+    for step in range(1, 40):
+        for batch in endpoint.poll(step * 0.05).batches:
+            convs.update(SessionHeader.parse(payload).conv for payload in batch.payloads)
+    assert convs == {conv}
+    for _ in range(10 if answer else 0):
+        told(RST, b"", 1.99)
+    assert endpoint.poll(2.0).events == [Closed(session, reason)]
 
 
 def test_a_repeated_syn_only_repeats_the_answer() -> None:
