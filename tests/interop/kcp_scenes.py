@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+import pytest
 
 from bench.link import LinkOptions, LossyLink
 from tests.interop.scenes import PORT, listener, node, options_for, wait_joined
@@ -15,20 +18,28 @@ from tests.netns.topology import Topology
 
 DIRECTIONS = {"ours-stock": ("ours", "stock"), "stock-ours": ("stock", "ours"), "ours-ours": ("ours", "ours")}
 """Name (source - destination) -> kinds of both."""
+NEEDS_NATIVE = pytest.mark.skipif(
+    find_spec("easytier_kcp_plugin._native") is None, reason="the native module is not built: no cargo here"
+)
+STACKS = (pytest.param("kernel", id="kernel"), pytest.param("smoltcp", id="smoltcp", marks=NEEDS_NATIVE))
+"""What ends the connections of applications at the source, as parameters of tests."""
 DELAY = 0.0225
 JITTER = 0.005
 """Seconds, one way: 50 ms there and back on average."""
 LONG_WAY = LinkOptions(delay=DELAY, jitter=JITTER)
 
 
-def kcp_options(number: int, *, source: bool, quiet: bool = False, **more: object) -> NodeOptions:
-    """Options of node `number`, with the KCP proxy on if it is a `source`."""
+def kcp_options(number: int, *, source: bool, quiet: bool = False, stack: str = "kernel", **more: object) -> NodeOptions:
+    """Options of node `number`, with the KCP proxy on if it is a `source`; `stack` is "kernel" or "smoltcp"."""
     options = options_for(number, **more)
     arguments = ("--console-log-level", "info" if quiet else "debug", *options.our_arguments)
     flags = dict(options.stock_flags)
     if source:
         arguments += ("--enable-kcp-proxy",)
         flags["enable_kcp_proxy"] = True
+    if stack == "smoltcp":
+        arguments += ("--use-smoltcp",)
+        flags["use_smoltcp"] = True
     return options_for(number, **(more | {"our_arguments": arguments, "stock_flags": flags}))
 
 
@@ -55,10 +66,11 @@ def kcp_pair(
     source_more: dict[str, object] | None = None,
     destination_more: dict[str, object] | None = None,
     quiet: bool = False,
+    stack: str = "kernel",
     **both: object,
 ) -> Iterator[KcpPair]:
     """Two nodes over a lossy link; the source dials the destination.  The losses begin once the nodes have met.  With
-    `quiet` our nodes do not log flows.
+    `quiet` our nodes do not log flows.  `stack` is that of the source.
 
     n1 source 10.99.0.1 ==link0, delay, loss== 10.99.0.2 n2 destination        overlay 10.144.0.1, 10.144.0.2
     """
@@ -69,13 +81,25 @@ def kcp_pair(
                 source,
                 left,
                 kcp_options(
-                    1, source=True, quiet=quiet, peers=(f"{scheme}://10.99.0.2:{PORT}",), **(both | (source_more or {}))
+                    1,
+                    source=True,
+                    quiet=quiet,
+                    stack=stack,
+                    peers=(f"{scheme}://10.99.0.2:{PORT}",),
+                    **(both | (source_more or {})),
                 ),
             )
             second = node(
                 destination,
                 right,
-                kcp_options(2, source=False, quiet=quiet, listeners=(listener(scheme),), **(both | (destination_more or {}))),
+                kcp_options(
+                    2,
+                    source=False,
+                    quiet=quiet,
+                    stack="kernel",
+                    listeners=(listener(scheme),),
+                    **(both | (destination_more or {})),
+                ),
             )
             second.start()
             first.start()

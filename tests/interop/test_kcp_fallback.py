@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.kcp_scenes import KcpPair, kcp_pair, transports
+from tests.interop.kcp_scenes import NEEDS_NATIVE, KcpPair, kcp_pair, transports
 from tests.interop.scenes import REHEARSAL, wait_joined
 from tests.netns.requirements import INTEROP
 from tests.netns.tcp_games import finish
@@ -78,9 +78,16 @@ def test_a_peer_without_the_plugin_gets_tcp_without_delay(tmp_path: Path) -> Non
         assert transports(nodes.source, "tcp") == [DISABLED]
 
 
-@pytest.mark.parametrize("kind", ["stock", "ours"])
-def test_kcp_that_is_lost_on_the_way_costs_two_seconds(kind: str) -> None:
-    with kcp_pair("ours", kind, algorithm="off") as nodes:
+@pytest.mark.parametrize(
+    ("kind", "stack"),
+    [
+        pytest.param("stock", "kernel", id="stock"),
+        pytest.param("ours", "kernel", id="ours"),
+        pytest.param("stock", "smoltcp", id="stock-smoltcp", marks=NEEDS_NATIVE),
+    ],
+)
+def test_kcp_that_is_lost_on_the_way_costs_two_seconds(kind: str, stack: str) -> None:
+    with kcp_pair("ours", kind, algorithm="off", stack=stack) as nodes:
         one_flow(nodes)
         with without_kcp(nodes):
             assert one_flow(nodes) < FALLBACK_SECONDS
@@ -93,10 +100,17 @@ def test_kcp_that_is_lost_on_the_way_costs_two_seconds(kind: str) -> None:
             wait_for(lambda: one_flow(nodes) and transports(nodes.source, "kcp")[2:], "KCP is tried again", 15)
 
 
-@pytest.mark.parametrize("kind", ["stock", "ours"])
-def test_a_peer_may_change_its_mind_while_flows_run(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "stack"),
+    [
+        pytest.param("stock", "kernel", id="stock"),
+        pytest.param("ours", "kernel", id="ours"),
+        pytest.param("ours", "smoltcp", id="ours-smoltcp", marks=NEEDS_NATIVE),
+    ],
+)
+def test_a_peer_may_change_its_mind_while_flows_run(kind: str, stack: str) -> None:
     """The running flow ends with its peer; new ones follow what the peer says since."""
-    with kcp_pair("ours", kind) as nodes:
+    with kcp_pair("ours", kind, stack=stack) as nodes:
         destination = nodes.destination
         with nodes.games() as played:
             running = played.begin("attempt", port=played.port_of("silent"), limit=30.0)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.link import LinkOptions
-from tests.interop.kcp_scenes import DELAY, DIRECTIONS, JITTER, KcpPair, endings, kcp_pair, transports
+from tests.interop.kcp_scenes import DELAY, DIRECTIONS, JITTER, STACKS, KcpPair, endings, kcp_pair, transports
 from tests.interop.scenes import REHEARSAL
 from tests.netns.nodes import OurNode
 from tests.netns.requirements import INTEROP
@@ -31,21 +31,28 @@ SILENT_PORT = 7777
 """Dropped by a filter at the destination: a target that never answers."""
 
 
-OUR_SOURCE = pytest.mark.parametrize("joined", ["ours-stock", "ours-ours"], indirect=True)
-OURS = pytest.mark.parametrize("joined", ["ours-ours"], indirect=True)
+FROM_STOCK = [pytest.param(("stock-ours", "kernel"), id="stock-ours")]
+TO_STOCK, AMONG_OURS = (
+    [pytest.param((name, *stack.values), id=f"{name}-{stack.id}", marks=stack.marks) for stack in STACKS]
+    for name in ("ours-stock", "ours-ours")
+)
+OUR_SOURCE = pytest.mark.parametrize("joined", [*TO_STOCK, *AMONG_OURS], indirect=True)
+OURS = pytest.mark.parametrize("joined", AMONG_OURS, indirect=True)
 
 
-@pytest.fixture(scope="module", params=DIRECTIONS)
+@pytest.fixture(scope="module", params=[*FROM_STOCK, *TO_STOCK, *AMONG_OURS])
 def joined(request: pytest.FixtureRequest) -> Iterator[tuple[str, KcpPair, Games]]:
+    """The direction, the nodes and the games."""
     link = LinkOptions(delay=DELAY, jitter=JITTER)
-    with kcp_pair(*DIRECTIONS[request.param], link=link) as nodes, nodes.games() as played:
+    name, stack = request.param
+    with kcp_pair(*DIRECTIONS[name], link=link, stack=stack) as nodes, nodes.games() as played:
         for words in (
             "add table ip silence",
             "add chain ip silence input { type filter hook input priority 0 ; }",
             f"add rule ip silence input tcp dport {SILENT_PORT} drop",
         ):
             nodes.destination.namespace.run("nft", *words.split())
-        yield request.param, nodes, played
+        yield name, nodes, played
 
 
 @OUR_SOURCE

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.link import LinkOptions
-from tests.interop.kcp_scenes import DELAY, DIRECTIONS, JITTER, KcpPair, endings, kcp_pair, transports
+from tests.interop.kcp_scenes import DELAY, DIRECTIONS, JITTER, NEEDS_NATIVE, KcpPair, endings, kcp_pair, transports
 from tests.interop.scenes import REHEARSAL
 from tests.netns.nodes import OurNode
 from tests.netns.requirements import INTEROP
@@ -20,14 +20,21 @@ from tests.netns.tcp_games import Games
 pytestmark = INTEROP
 
 LINKS = [
-    pytest.param((name, scheme, algorithm, loss), id=f"{name}-{scheme}-{algorithm}-{loss:.0%}")
-    for name in DIRECTIONS
-    for scheme, algorithm, loss in (
-        ("udp", "aes-gcm", 0.0),
-        ("udp", "aes-gcm", 0.05),
-        ("udp", "off", 0.1),
-        ("tcp", "aes-gcm", 0.01),
-    )
+    *(
+        pytest.param((name, scheme, algorithm, loss, "kernel"), id=f"{name}-{scheme}-{algorithm}-{loss:.0%}")
+        for name in DIRECTIONS
+        for scheme, algorithm, loss in (
+            ("udp", "aes-gcm", 0.0),
+            ("udp", "aes-gcm", 0.05),
+            ("udp", "off", 0.1),
+            ("tcp", "aes-gcm", 0.01),
+        )
+    ),
+    *(
+        pytest.param((name, "udp", "aes-gcm", 0.05, "smoltcp"), id=f"{name}-udp-aes-gcm-5%-smoltcp", marks=NEEDS_NATIVE)
+        for name, kinds in DIRECTIONS.items()
+        if kinds[0] == "ours"
+    ),
 ]
 BULK = 5_000_000
 SMALL_FLOWS = 60
@@ -39,9 +46,10 @@ NO_HANG = 10.0
 
 @pytest.fixture(scope="module", params=LINKS)
 def joined(request: pytest.FixtureRequest) -> Iterator[tuple[KcpPair, Games]]:
-    name, scheme, algorithm, loss = request.param
+    name, scheme, algorithm, loss, stack = request.param
     link = LinkOptions(delay=DELAY, jitter=JITTER, loss=loss)
-    with kcp_pair(*DIRECTIONS[name], scheme=scheme, link=link, algorithm=algorithm) as nodes, nodes.games() as played:
+    pair = kcp_pair(*DIRECTIONS[name], scheme=scheme, link=link, algorithm=algorithm, stack=stack)
+    with pair as nodes, nodes.games() as played:
         yield nodes, played
 
 

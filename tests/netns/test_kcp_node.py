@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.kcp_scenes import KcpPair, endings, kcp_options, kcp_pair, transports
+from tests.interop.kcp_scenes import STACKS, KcpPair, endings, kcp_options, kcp_pair, transports
 from tests.interop.scenes import PORT, listener, options_for
 from tests.netns.nodes import OurNode
 from tests.netns.requirements import NETNS
@@ -98,11 +98,11 @@ def test_what_is_not_tcp_over_ipv4_is_left_alone() -> None:
         assert transports(nodes.source, "tcp") == ["IPv6 flows are not carried by KCP"]
 
 
-@pytest.fixture
-def lan() -> Iterator[tuple[KcpPair, Namespace]]:
+@pytest.fixture(params=STACKS)
+def lan(request: pytest.FixtureRequest) -> Iterator[tuple[KcpPair, Namespace]]:
     """n2 offers its subnet 10.77.0.0/24 under the name of 10.88.0.0/24."""
     more: dict[str, object] = {"our_arguments": ("--proxy-networks", "10.77.0.0/24->10.88.0.0/24")}
-    with kcp_pair("ours", "ours", destination_more=more) as nodes, Topology() as topology:
+    with kcp_pair("ours", "ours", destination_more=more, stack=request.param) as nodes, Topology() as topology:
         behind = topology.namespace("lan")
         topology.join(behind, nodes.destination.namespace, "10.77.0.2/24", "10.77.0.1/24")
         wait_for(lambda: any("10.88.0.0/24" in route for route in nodes.source.namespace.routes()), "route to the subnet")

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 import anyio
+import pytest
+from anyio import BrokenResourceError, EndOfStream
 from anyio.abc import TaskGroup
 
 from easytier_hooks.services import FrameHandler
@@ -155,6 +157,27 @@ async def joined() -> AsyncIterator[Ends]:
         tasks.start_soon(ends.far_link.carry)
         yield ends
         tasks.cancel_scope.cancel()
+
+
+async def everything(connection: TcpConnection) -> bytes:
+    """What comes up to the end of the other direction."""
+    data = bytearray()
+    while True:
+        try:
+            data += await connection.receive()
+        except EndOfStream:
+            return bytes(data)
+
+
+async def broken_by_reset(connection: TcpConnection) -> None:
+    """Check that every call says so."""
+    with pytest.raises(BrokenResourceError) as caught, anyio.fail_after(5):
+        await connection.receive()
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+    with pytest.raises(BrokenResourceError):
+        await connection.send(b"into the void")
+    with pytest.raises(BrokenResourceError):
+        await connection.send_eof()
 
 
 def flow_key(port: int = 40_000, *, ipv6: bool = False) -> FlowKey:
