@@ -28,7 +28,7 @@ class TcpConnection(ByteStream):
     def reset(self) -> None:
         """End both directions at once, with RST: the other end learns that this was no clean end.  No effect after an end."""
 
-    def confirm(self) -> None:  # noqa: B027 - right for most connections
+    def confirm(self) -> None:
         """Of one that a peer opened: its destination has been reached. Tell the peer, if it waits for that."""
 
     @property

@@ -458,6 +458,8 @@ class Node:
                 break
             obstacles.append(obstacle)
         self.gate.stack_obstacle = "; ".join(obstacles) or "no TCP stack is loaded"
+        if self.config.flags.use_smoltcp and not stacks.keys() - {KERNEL}:
+            raise NodeError("use_smoltcp: the plugin smoltcp is switched off")
         if self.config.flags.use_smoltcp and (self.gate.stack is None or self.gate.stack.name == KERNEL):
             raise NodeError(f"use_smoltcp: {self.gate.stack_obstacle}")
 

@@ -8,7 +8,7 @@ that of the streams: one chunk of at most 64 KiB is in the pump for each directi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 import anyio
@@ -33,6 +33,8 @@ class Tally:
 
     from_source: int = 0
     from_destination: int = 0
+    moved: anyio.Event = field(default_factory=anyio.Event)
+    """Set when bytes pass, so that nobody has to look at a flow that is silent."""
 
 
 class RelayError(Exception):
@@ -59,6 +61,8 @@ async def carry(source: TcpConnection, destination: TcpConnection, report: Repor
 
     async def count_for_ever() -> None:
         while True:
+            await tally.moved.wait()
+            tally.moved = anyio.Event()
             await anyio.sleep(COUNTERS_INTERVAL)
             count()
 
@@ -102,6 +106,7 @@ async def relay(
                 break
             except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
                 raise RelayError(side, error.__cause__ or error) from None
+            tally.moved.set()
             if side == "source":
                 tally.from_source += len(chunk)
             else:

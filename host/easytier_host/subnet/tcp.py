@@ -4,7 +4,7 @@ overlay, and a relay moves the bytes.
 ::
 
     peer --SYN--> HELD: dial --connected--> TcpStack.terminate --> relay, until both have ended
-                         |--refused, not for peers--> RST
+                         |--refused, unreachable, not for peers--> RST
                          '--no answer--------------> nothing: the SYN times out as it would without us
 
 Segments of flows that nobody here has begun are left to the caller; on a node without a device, where nobody else could have,
@@ -145,7 +145,7 @@ class TcpProxy:
         try:
             target = await dial(key.destination_ip, key.destination_port, (key.source_ip, key.source_port))
         except (OSError, DialRefused) as error:
-            if isinstance(error, ConnectionRefusedError | DialRefused):
+            if not isinstance(error, TimeoutError):
                 self._link.write([reset_for(syn)])
             report(Failed(f"{key.destination_ip}:{key.destination_port} cannot be reached: {error}"))
             return
