@@ -1,20 +1,147 @@
-"""The command `easytier-tui`, which has no features in this version: it says so and ends."""
+"""The command `easytier-tui`: which daemons to look at, or which recording, and in which terminal."""
 
 from __future__ import annotations
 
+import shlex
 import sys
-from typing import Final
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-USAGE: Final = 2
+if TYPE_CHECKING:
+    from easytier_tui.feed import Feed
+
+PROGRAM_NAME: Final = "easytier-tui"
+DEFAULT_PORTAL: Final = ("127.0.0.1", 15888)
+DEFAULT_SERVE: Final = ("127.0.0.1", 8000)
+OK: Final = 0
+FAILED: Final = 1
+MAX_DAEMONS: Final = 16
 
 
-def main() -> int:
-    """Print what is missing and what to use instead; always returns 2."""
-    print(
-        "easytier-tui: this version has no terminal monitor; see the log of easytier-core",
-        file=sys.stderr,
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until the user quits.  1 if it cannot start; raises SystemExit for wrong usage and --help."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if len(options.rpc_portal) > MAX_DAEMONS:
+        parser.error(f"at most {MAX_DAEMONS} portals")
+    if options.serve is not None:
+        return _serve(options)
+    if not sys.stdout.isatty() and not _is_served():
+        return _fail("this is a program for a terminal; for one answer use  easytier-cli proxy --wide")
+    return _run(options)
+
+
+def _run(options: Namespace) -> int:
+    # Late, so that --help and wrong usage are answered at once.
+    from easytier_tui.app import MonitorApp
+    from easytier_tui.demo import DemoError, running
+    from easytier_tui.feed import PortalFeed
+    from easytier_tui.recording import RecordingError, ReplayFeed
+
+    feeds: list[Feed]
+    with ExitStack() as stack:
+        try:
+            if options.demo:
+                print("Starting three nodes with a bad line between them ...", file=sys.stderr, flush=True)
+                feeds = [PortalFeed(*stack.enter_context(running()))]
+            elif options.replay is not None:
+                feeds = [ReplayFeed(options.replay, options.speed)]
+            else:
+                feeds = [PortalFeed(*portal) for portal in options.rpc_portal or [DEFAULT_PORTAL]]
+            app = MonitorApp(feeds)
+            if options.record is not None:
+                app.sessions[0].record(options.record)
+        except (DemoError, RecordingError) as error:
+            return _fail(str(error))
+        app.run()
+        return app.return_code or OK
+
+
+def _serve(options: Namespace) -> int:
+    try:
+        from textual_serve.server import Server
+    except ImportError:
+        return _fail("--serve needs the package textual-serve:  pip install 'easytier-kcp-plugin[serve]'")
+    command = [sys.executable, "-m", "easytier_tui.main"]
+    for host, port in options.rpc_portal:
+        command += ["-p", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    if options.demo:
+        command.append("--demo")
+    if options.replay is not None:
+        command += ["--replay", str(options.replay), "--speed", str(options.speed)]
+    host, port = options.serve
+    Server(shlex.join(command), host=host, port=port, title=PROGRAM_NAME).serve()
+    return OK
+
+
+def _is_served() -> bool:
+    import os
+
+    return os.environ.get("TEXTUAL_DRIVER", "") != ""
+
+
+def _fail(text: str) -> int:
+    print(f"{PROGRAM_NAME}: {text}", file=sys.stderr)
+    return FAILED
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        PROGRAM_NAME, description="Watch what EasyTier nodes carry, by which transport, and why.", allow_abbrev=False
     )
-    return USAGE
+    add = parser.add_argument
+    add(
+        *("-p", "--rpc-portal"),
+        type=_checked(endpoint),
+        action="append",
+        default=[],
+        metavar="IP:PORT",
+        help="where a node answers (127.0.0.1:15888); may be given several times",
+    )
+    add("--demo", action="store_true", help="three nodes of its own, with a bad line between them; no root needed")
+    add("--record", type=Path, metavar="FILE", help="write all that the first node tells to a new file")
+    add("--replay", type=Path, metavar="FILE", help="show such a file instead of a node")
+    add("--speed", type=_checked(_speed), default=1.0, metavar="N", help="replay N times as fast (1)")
+    add(
+        "--serve",
+        type=_checked(endpoint),
+        nargs="?",
+        const=DEFAULT_SERVE,
+        metavar="IP:PORT",
+        help="show it in a browser, at this address (127.0.0.1:8000)",
+    )
+    return parser
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def check(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise ArgumentTypeError(str(error)) from None
+
+    return check
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """`IP:PORT`, `[IPv6]:PORT`.  Raises ValueError."""
+    from ipaddress import ip_address
+
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF) or (":" in host and bare == host):
+        raise ValueError(f'expected IP:PORT, found "{text}"')
+    return str(ip_address(bare)), int(port)
+
+
+def _speed(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 1000:
+        raise ValueError("expected 0.1 to 1000")
+    return value
 
 
 if __name__ == "__main__":

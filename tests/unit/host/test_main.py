@@ -186,17 +186,6 @@ def test_the_default_portal_is_no_condition(
     assert stage.said == ["default up", "default down"]
 
 
-@pytest.mark.parametrize("program", ["tui"])
-def test_commands_without_features_say_so(program: str) -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", f"easytier_{program}.main", "peer"], capture_output=True, text=True, check=False, timeout=30
-    )
-    assert shown.returncode == 2
-    assert shown.stdout == ""
-    [line] = shown.stderr.splitlines()
-    assert line.startswith(f"easytier-{program}: this version ")
-
-
 def test_a_listener_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     # An address of TEST-NET-3, which no machine has: the real node, which never gets as far as sending.
     assert main(["--no-tun", "--console-log-level", "off", "-l", "tcp://203.0.113.1:1"], environ={}) == 1

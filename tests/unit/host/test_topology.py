@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import anyio
 import pytest
 from anyio.abc import TaskGroup
 
-from easytier_hooks.types import PeerCapabilities, PeerInfo
+from easytier_hooks.types import PathFigures, PeerCapabilities, PeerInfo
 from easytier_host.config.model import Config, Flags
 from easytier_host.events import EventBoard, NodeEvent
 from easytier_host.next_hop import NextHops, compute
@@ -54,6 +54,7 @@ class Net:
     records: list[PeerRecord]
     links: dict[int, frozenset[int]]
     near: frozenset[int] = frozenset({PEER})
+    best: dict[int, PeerConn] = field(default_factory=dict)
     latencies: dict[tuple[int, int], int] = field(default_factory=dict)
     told: list[tuple[PeerInfo, PeerCapabilities]] = field(default_factory=list)
     forgotten: list[int] = field(default_factory=list)
@@ -120,6 +121,23 @@ async def test_what_can_be_reached_gets_hops_addresses_and_next_hops() -> None:
         for nobody in ("10.144.0.3", "10.144.0.255", "10.144.0.1", "8.8.8.8"):
             assert topology.peer_for(IPv4Address(nobody)) is None
         assert topology.record(FAR) == net.records[1]
+
+
+async def test_the_path_to_a_peer_is_told_by_its_first_hop() -> None:
+    net = row()
+    net.latencies = {(ME, PEER): 10, (PEER, FAR): 30}
+    net.best[PEER] = cast("PeerConn", SimpleNamespace(latency=0.0123, loss=0.25))
+    topology = net.topology()
+    async with started(topology):
+        near, far = (topology.peer_for(IPv4Address(address)) for address in ("10.144.0.2", "10.144.0.4"))
+        assert near is not None
+        assert near.path == PathFigures(0.0123, 0.25)
+        assert far is not None
+        assert far.path == PathFigures(0.04, 0.25)
+        net.best.clear()
+        unknown = topology.peer_for(IPv4Address("10.144.0.2"))
+        assert unknown is not None
+        assert unknown.path is None
         assert topology.record(OTHER) is None
 
 

@@ -242,7 +242,8 @@ async def test_the_target_is_connected_before_the_source_is_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    "refusal", [ConnectionRefusedError(111, "Connection refused"), OSError(113, "No route to host"), DialRefused("not for peers")]
+    "refusal",
+    [ConnectionRefusedError(111, "Connection refused"), OSError(113, "No route to host"), DialRefused("not for peers")],
 )
 async def test_a_refusal_is_passed_on(refusal: Exception) -> None:
     async with bench() as b:

@@ -1,0 +1,427 @@
+"""Every key that the program documents, pressed: what is shown, written or asked then."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from msgspec.structs import replace
+from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Input
+
+from easytier_tui import bindings
+from easytier_tui.app import DARK, LIGHT
+from easytier_tui.records import FlowNote, Update
+from easytier_tui.screens.dialogs import AskPath, Confirm
+from easytier_tui.screens.flow import FlowPage
+from easytier_tui.screens.help import HelpScreen
+from easytier_tui.screens.monitor import MonitorScreen
+from easytier_tui.screens.peer import PeerPage
+from easytier_tui.widgets.listing import Listing
+from tests.tui import scene
+from tests.tui.scene import ScriptFeed, until, until_shown
+
+pytestmark = pytest.mark.anyio
+MANY = replace(
+    scene.FIRST,
+    flows=tuple(
+        replace(
+            scene.SSH,
+            key=f"1.{number}",
+            flow_id=number,
+            source=f"10.144.0.1:{40_000 + number}",
+            started_at=scene.NOW - number,
+            send_rate=float(number % 7 * 1000),
+            retransmitted=number % 11,
+        )
+        for number in range(200)
+    ),
+)
+
+
+class Stage:
+    """The program with two daemons, and what the tests look at."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.feed = ScriptFeed(scene.FIRST)
+        self.other = ScriptFeed(
+            replace(scene.FIRST, node=replace(scene.NODE, hostname="z", address="10.144.0.26/24")), address="127.0.0.1:15889"
+        )
+        self.program = scene.app(self.feed, self.other, folder=folder)
+
+    @property
+    def text(self) -> str:
+        return scene.text_of(self.program)
+
+    def listing(self, name: str = "flows") -> Listing:
+        return self.program.screen.query_one(f"#{name}", Listing)
+
+    def file(self, suffix: str) -> Path:
+        """The one that was written."""
+        (found,) = self.folder.glob(f"*{suffix}")
+        return found
+
+
+Scene: TypeAlias = Callable[[Stage, Pilot[Any]], Awaitable[None]]
+TESTS: dict[str, Scene] = {}
+
+
+def presses(*keys: str) -> Callable[[Scene], Scene]:
+    """The scene is the test of these keys, as users know them."""
+
+    def register(test: Scene) -> Scene:
+        TESTS.update(dict.fromkeys(keys, test))
+        return test
+
+    return register
+
+
+@presses("/")
+async def filtering(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("slash", *"transport:tcp")
+    await until_shown(pilot, "2 of 5")
+    assert "10.1.2.7:5432" in stage.text
+    assert "10.144.0.2:22 " not in stage.text
+    await pilot.press(*" port:9999")
+    await until_shown(pilot, '0 of 5 flows match "transport:tcp port:9999"')
+    await pilot.press(*["backspace"] * 10, *" prot:1")
+    await until_shown(pilot, "no field prot")
+    assert "did you mean port:" in stage.text
+    await pilot.press(*["backspace"] * 7, "enter")
+    assert stage.listing().has_focus
+    await until_shown(pilot, "2 of 5")
+
+
+@presses("esc")
+async def clearing(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("slash", *"tcp", "escape")
+    await until_shown(pilot, "5 of 5")
+    assert stage.listing().has_focus
+    await pilot.press("enter")
+    await until(pilot, lambda: isinstance(stage.program.screen, FlowPage))
+    await pilot.press("escape")
+    await until(pilot, lambda: isinstance(stage.program.screen, MonitorScreen))
+
+
+@presses("s", "S")
+async def sorting(stage: Stage, pilot: Pilot[Any]) -> None:
+    seen = []
+    for _ in range(10):
+        await pilot.press("s")
+        seen.append(stage.program.session.view.column.title)
+    assert sorted(seen) == sorted({*seen}), "each column comes once"
+    assert {"Source", "Destination", "Via", "State", "Rate ↑", "Rate ↓", "RTT", "Retr", "Age", "Why"} == set(seen)
+    await pilot.press("S")
+    assert stage.program.session.view.column.title == seen[-2]
+
+
+@presses("o")
+async def reversing(stage: Stage, pilot: Pilot[Any]) -> None:
+    before = stage.listing().keys
+    await pilot.press("o")
+    await until_shown(pilot, "sort: Age ▲")
+    # The ended ones stay below.
+    assert before == ["1.3", "1.2", "1.1", "1.4", "1.5"]
+    assert stage.listing().keys == ["1.1", "1.2", "1.3", "1.5", "1.4"]
+
+
+@presses("n", "b", "w")
+async def orders(stage: Stage, pilot: Pilot[Any]) -> None:
+    for key, first, title in (("b", "1.1", "Rate"), ("w", "1.1", "Retr"), ("n", "1.3", "Age")):
+        await pilot.press(key)
+        await until_shown(pilot, f"sort: {title} ▼")
+        assert stage.listing().keys[0] == first
+        assert stage.listing().cursor == 0
+
+
+@presses("p")
+async def pausing(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("p")
+    await until_shown(pilot, "PAUSED")
+    stage.feed.tell(Update(scene.NOW + 1, flows=(replace(scene.SSH, send_rate=1.5e6),)))
+    stage.feed.now += 30
+    stage.feed.tell(Update(scene.NOW + 31, missed=3))
+    await until(pilot, lambda: stage.program.session._model.missed == 3)
+    stage.program.beat()
+    assert "38.0 MB/s" in stage.text
+    assert "missed" not in stage.text
+    await pilot.press("space")
+    await until_shown(pilot, "missed 3 events")
+    assert "1.50 MB/s" not in stage.text or "PAUSED" not in stage.text
+
+
+@presses("c")
+async def hiding_the_ended(stage: Stage, pilot: Pilot[Any]) -> None:
+    await until_shown(pilot, " closed ")
+    await pilot.press("c")
+    await until_shown(pilot, "closed hidden")
+    assert " closed " not in stage.text.replace("closed hidden", "")
+    assert "3 of 5" in stage.text
+
+
+@presses("1", "2")
+async def panels(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("2")
+    await until(pilot, lambda: not stage.listing().display)
+    assert stage.listing("peers").has_focus
+    await until_shown(pilot, "it runs 2.1")
+    await pilot.press("1")
+    await until(pilot, lambda: stage.listing().display)
+    assert stage.listing().has_focus
+
+
+@presses("[", "]")
+async def tabs(stage: Stage, pilot: Pilot[Any]) -> None:
+    await until_shown(pilot, "[a]")
+    await pilot.press("slash", *"tcp", "enter", "right_square_bracket")
+    await until_shown(pilot, "10.144.0.26/24")
+    assert "[z]" in stage.text
+    assert "5 of 5" in stage.text, "each daemon has its own filter"
+    await pilot.press("left_square_bracket")
+    await until_shown(pilot, "2 of 5")
+    assert pilot.app.screen.query_one("#filter", Input).value == "tcp"
+    await pilot.press("left_square_bracket")
+    await until_shown(pilot, "[z]")
+
+
+@presses("r")
+async def retrying(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("r")
+    assert stage.feed.woken == 1
+
+
+@presses("y")
+async def copying(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("down", "y")
+    await until(pilot, lambda: stage.program.clipboard)
+    assert stage.program.clipboard.split("\t")[:2] == ["10.144.0.1:51840", "10.1.2.7:5432"]
+    await pilot.press("enter")
+    await until(pilot, lambda: isinstance(stage.program.screen, FlowPage))
+    await pilot.press("y")
+    assert "c runs 2.1.2: no KCP" in stage.program.clipboard
+
+
+@presses("e")
+async def exporting(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("slash", *"transport:kcp", "enter", "e")
+    await until(pilot, lambda: isinstance(stage.program.screen, AskPath))
+    await pilot.press(*["backspace"] * 4, *".txt", "enter")
+    await until_shown(pilot, "must end with .csv or .json")
+    await pilot.press(*["backspace"] * 4, *".csv", "enter")
+    await until(pilot, lambda: list(stage.folder.glob("*.csv")))
+    rows = list(csv.DictReader(stage.file(".csv").read_text().splitlines()))
+    assert [row["key"] for row in rows] == ["1.3", "1.1", "1.4"]
+    assert (rows[1]["destination"], rows[1]["sent"], rows[1]["chosen_by"]) == ("10.144.0.2:22", "4810000000", "auto")
+    await until(pilot, lambda: isinstance(stage.program.screen, MonitorScreen))
+    await pilot.press("down", "enter")
+    await until(pilot, lambda: isinstance(stage.program.screen, FlowPage))
+    await pilot.press("e")
+    await until(pilot, lambda: isinstance(stage.program.screen, AskPath))
+    await pilot.press(*["backspace"] * 4, *".json", "enter")
+    await until(pilot, lambda: list(stage.folder.glob("*.json")))
+    flow = json.loads(stage.file(".json").read_text())
+    assert flow["source"] == "10.144.0.1:51838"
+    assert [event["text"] for event in flow["events"]] == ["seen", "connected"]
+
+
+@presses("x")
+async def closing(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("down", "x")
+    await until(pilot, lambda: isinstance(stage.program.screen, Confirm))
+    assert "Close the flow 10.144.0.1:51840 → 10.1.2.7:5432?" in stage.text
+    await pilot.press("n")
+    await until(pilot, lambda: isinstance(stage.program.screen, MonitorScreen))
+    assert stage.feed.closed == []
+    await pilot.press("x")
+    await until(pilot, lambda: isinstance(stage.program.screen, Confirm))
+    await pilot.press("y")
+    await until(pilot, lambda: stage.feed.closed == [2])
+    await until_shown(pilot, "closed by the user")
+    stage.feed.acts = False
+    await pilot.press("home", "x")
+    await until(pilot, lambda: "cannot be told to close" in scene.notices(stage.program))
+    assert isinstance(stage.program.screen, MonitorScreen)
+
+
+@presses("i")
+async def picturing(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("i")
+    await until(pilot, lambda: list(stage.folder.glob("*.svg")))
+    picture = stage.file(".svg").read_text()
+    assert "10.1.2.7:5432" in picture
+    assert "font-face" not in picture, "nothing is fetched from elsewhere"
+
+
+@presses("R")
+async def recording(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("R")
+    await until(pilot, lambda: isinstance(stage.program.screen, AskPath))
+    await pilot.press("enter")
+    await until_shown(pilot, "recording")
+    stage.feed.tell(Update(scene.NOW + 1, missed=7))
+    await until_shown(pilot, "missed 7 events")
+    await pilot.press("R")
+    await until(pilot, lambda: "--replay" in scene.notices(stage.program))
+    lines = [json.loads(line) for line in stage.file(".jsonl").read_text().splitlines()]
+    assert lines[0]["format"] == "easytier-tui"
+    assert [len(line.get("flows", ())) for line in lines[1:]] == [5, 0]
+    assert lines[2]["missed"] == 7
+
+
+@presses("t")
+async def theming(stage: Stage, pilot: Pilot[Any]) -> None:
+    assert stage.program.theme == DARK
+    await pilot.press("t")
+    assert stage.program.theme == LIGHT
+    await pilot.press("t")
+    assert stage.program.theme == DARK
+
+
+@presses("?")
+async def helping(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("question_mark")
+    await until(pilot, lambda: isinstance(stage.program.screen, HelpScreen))
+    await until_shown(pilot, "type a filter")
+    await pilot.press("escape")
+    await until(pilot, lambda: isinstance(stage.program.screen, MonitorScreen))
+
+
+@presses("q")
+async def quitting(stage: Stage, pilot: Pilot[Any]) -> None:
+    await pilot.press("q")
+    await until(pilot, lambda: not stage.program.is_running)
+    assert stage.program.return_code == 0
+
+
+@presses("enter")
+async def opening(stage: Stage, pilot: Pilot[Any]) -> None:
+    stage.feed.past = (FlowNote("1.1", scene.NOW - 130.99, "selected: kcp by auto"),)
+    await pilot.press("end", "home", "down", "down", "enter")
+    await until(pilot, lambda: isinstance(stage.program.screen, FlowPage))
+    await until_shown(pilot, "selected: kcp by auto")
+    assert "by plugin auto: loss 5.1 % is 1 % or more" in stage.text
+    assert "direct udp, latency 52 ms, loss 5.1 %, udp://203.0.113.7:11010" in stage.text
+    await pilot.press("p")
+    await until_shown(pilot, "PAUSED")
+    await pilot.press("p", "escape", "2", "enter")
+    await until(pilot, lambda: isinstance(stage.program.screen, PeerPage))
+    await until_shown(pilot, "accepts KCP")
+    stage.program.screen.query_one(Listing).focus()
+    await pilot.press("enter")
+    await until(pilot, lambda: isinstance(stage.program.screen, FlowPage))
+
+
+@presses("↑", "↓", "page up", "page down", "home", "end")
+async def moving(stage: Stage, pilot: Pilot[Any]) -> None:
+    stage.feed.tell(MANY)
+    await until_shown(pilot, "of 20")
+    listing = stage.listing()
+    for key, position in (("down", 1), ("down", 2), ("up", 1), ("j", 2), ("k", 1), ("pageup", 0), ("home", 0)):
+        await pilot.press(key)
+        assert listing.cursor == position, key
+    await pilot.press("pagedown")
+    assert 5 < listing.cursor < 40
+    await pilot.press("end")
+    assert listing.cursor == len(listing.keys) - 1
+    await until(pilot, lambda: "▶" in stage.text)
+    await pilot.press("G", "g")
+    assert listing.cursor == 0
+
+
+@pytest.mark.parametrize(
+    "key", [key.shown for key in (*bindings.MAIN, *bindings.ROW, *bindings.ANYWHERE, *bindings.TABLE, *bindings.DETAIL)]
+)
+async def test_key(key: str, tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(116, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        await TESTS[key](stage, pilot)
+    assert stage.feed.ended.is_set(), "the feed ends with the program"
+
+
+def test_footer_fits_80_columns() -> None:
+    for keys in ((*bindings.TABLE, *bindings.MAIN, *bindings.ROW, *bindings.ANYWHERE), (*bindings.DETAIL, *bindings.ROW)):
+        assert sum(len(key.shown) + len(key.label) + 2 for key in keys if key.label) <= 80
+
+
+async def test_the_mouse_sorts_chooses_and_changes_daemons(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "[a]")
+        await pilot.click("#flows", offset=(5, 0))
+        await until_shown(pilot, "sort: Source ▲")
+        assert stage.listing().keys[0] == "1.3"
+        await pilot.click("#flows", offset=(5, 2))
+        assert stage.listing().cursor == 1
+        await pilot.click("#flows", offset=(5, 2), times=2)
+        await until(pilot, lambda: isinstance(stage.program.screen, FlowPage))
+        await pilot.press("escape")
+        await pilot.click("TabLabel:last-child")
+        await until_shown(pilot, "[z]")
+        await pilot.click("KeyLine", offset=("enter Detail / ".index("/"), 0))
+        await until(pilot, lambda: isinstance(stage.program.focused, Input))
+        await pilot.press(*"dst:10.1.0.0/16")
+        await until_shown(pilot, "1 of 5")
+
+
+async def test_screens_leave_no_widgets_behind(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+
+    def widgets() -> int:
+        gc.collect()
+        return sum(isinstance(each, Widget) for each in gc.get_objects())
+
+    async def look(key: str, shown: type[Screen[Any]]) -> None:
+        await pilot.press(key)
+        await until(pilot, lambda: isinstance(stage.program.screen, shown))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(stage.program.screen, MonitorScreen))
+
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        await look("question_mark", HelpScreen)
+        before = widgets()
+        for _ in range(5):
+            await look("question_mark", HelpScreen)
+            await look("enter", FlowPage)
+        await until(pilot, lambda: widgets() <= before, "as few widgets as before")
+
+
+async def test_the_palette_sorts(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        await pilot.press("ctrl+p")
+        await until_shown(pilot, "Search for commands")
+        await pilot.press(*"sort by dest")
+        await until_shown(pilot, "Sort by Destination")
+        await pilot.press("down", "enter")
+        await until_shown(pilot, "sort: Destination")
+
+
+async def test_a_row_stays_under_the_cursor_while_others_come(tmp_path: Path) -> None:
+    feed = ScriptFeed(MANY)
+    program = scene.app(feed, folder=tmp_path)
+    async with program.run_test(size=(120, 30)) as pilot:
+        await until_shown(pilot, "200 of 200")
+        await pilot.press(*["pagedown"] * 3)
+        listing = program.screen.query_one("#flows", Listing)
+        key, offset = listing.cursor_key, listing.cursor - listing.scroll_offset.y
+        newer = replace(MANY.flows[0], key="1.900", source="10.144.0.1:1", started_at=scene.NOW + 5)
+        feed.tell(Update(scene.NOW + 5, flows=(newer,)))
+        await until_shown(pilot, "201 of 201")
+        assert listing.cursor_key == key
+        await until(pilot, lambda: listing.cursor - listing.scroll_offset.y == offset)
+
+
+def test_all_tests_are_of_documented_keys() -> None:
+    keys = (*bindings.MAIN, *bindings.ROW, *bindings.ANYWHERE, *bindings.TABLE, *bindings.DETAIL)
+    assert set(TESTS) == {key.shown for key in keys}

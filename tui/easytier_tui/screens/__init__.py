@@ -1,0 +1,1 @@
+"""Whole screens: the tables, a flow, a peer, the help, and the two dialogs."""
