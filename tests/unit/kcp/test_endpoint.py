@@ -149,7 +149,7 @@ def test_an_opener_that_is_told_to_wait_neither_hedges_nor_doubts_the_peer(answe
         endpoint.receive(PEER, PacketType.KCP_DST, [SessionHeader(conv, ME, PEER, flags).encode() + body], now)
 
     told(PING, HELD_BODY, 0.05)
-    convs = set()
+    convs: set[int] = set()
     for step in range(1, 40):
         for batch in endpoint.poll(step * 0.05).batches:
             convs.update(SessionHeader.parse(payload).conv for payload in batch.payloads)

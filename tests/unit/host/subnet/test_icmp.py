@@ -176,7 +176,8 @@ async def running(kind: socket.SocketKind, monkeypatch: pytest.MonkeyPatch) -> A
         tasks.cancel_scope.cancel()
 
 
-# Raw ones need root or CAP_NET_RAW, unprivileged ones a group in net.ipv4.ping_group_range; tests/interop makes machines for both.
+# Raw ones need root or CAP_NET_RAW, unprivileged ones a group in net.ipv4.ping_group_range; tests/interop has machines for
+# both.
 KINDS = [
     pytest.param(kind, id=name)
     for kind, name in ((socket.SOCK_RAW, "raw"), (socket.SOCK_DGRAM, "unprivileged"))
