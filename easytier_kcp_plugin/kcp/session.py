@@ -8,7 +8,7 @@ FIN may go out is decided here; the table is in docs/kcp.md, Ends.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
 from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics, Path
@@ -16,7 +16,6 @@ from easytier_kcp_plugin.kcp.events import (
     Closed,
     CloseReason,
     Established,
-    Event,
     PeerFinished,
     Readable,
     Role,
@@ -25,6 +24,7 @@ from easytier_kcp_plugin.kcp.events import (
 )
 from easytier_kcp_plugin.kcp.handshake import FINISH, KINDS, UNKNOWN_RTT, Handshake, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, PING, PONG, RST, SYN, SYN_ACK, Flag
+from easytier_kcp_plugin.kcp.session_host import SessionHost
 
 if TYPE_CHECKING:
     from easytier_kcp_plugin.kcp.siblings import Siblings
@@ -57,52 +57,6 @@ _TAIL_READ: Final = 1 << 30
 _ACK_DATA: Final = int(ACK_DATA)
 _DATA: Final = int(Flag.DATA)
 _DATA_OR_PING: Final = int(Flag.DATA | Flag.PING)
-
-
-class SessionHost(Protocol):
-    """What a session asks of its endpoint."""
-
-    half_close_idle: float
-
-    def opening_slot(self, session: Session, now: float) -> float:
-        """When the first SYN of `session` may leave."""
-        ...
-
-    def new_conv(self, session: Session) -> int:
-        """A conv that leads to `session` from now on."""
-        ...
-
-    def forget(self, session: Session, conv: int) -> None:
-        """Packets for `conv` are for strangers from now on."""
-        ...
-
-    def send(self, session: Session, conv: int, flags: Flag, body: bytes) -> None:
-        """Queue a packet."""
-        ...
-
-    def open_engine(self, session: Session, conv: int, now: float) -> Engine:
-        """An engine on the session's path, whose datagrams leave as packets of `conv`."""
-        ...
-
-    def engine_closed(self, engine: Engine) -> None:
-        """No datagram of `engine` will leave any more."""
-        ...
-
-    def emit(self, event: Event) -> None:
-        """Queue an event."""
-        ...
-
-    def established(self, session: Session, now: float) -> None:
-        """An acceptor's session got its third packet."""
-        ...
-
-    def proven(self, session: Session, now: float) -> None:
-        """The peer's engine was heard for the first time."""
-        ...
-
-    def over(self, session: Session) -> None:
-        """The session has ended for the application; a conversation of it may linger."""
-        ...
 
 
 class Session:

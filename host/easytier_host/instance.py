@@ -27,9 +27,8 @@ from anyio.lowlevel import checkpoint
 
 from easytier_hooks.errors import HooksError
 from easytier_hooks.manager import PluginManager
-from easytier_hooks.services import TcpStack
 from easytier_hooks.streams import TcpConnection
-from easytier_hooks.types import Capability, IPAddress, PeerCapabilities, PeerInfo
+from easytier_hooks.types import IPAddress, PeerCapabilities, PeerInfo
 from easytier_host import echo
 from easytier_host import tunnel as tunnels
 from easytier_host.admission import Admission
@@ -62,23 +61,20 @@ from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
 from easytier_host.route_sync import RouteSync
 from easytier_host.rpc.peer import PeerRpc
+from easytier_host.stacks import StackError, choose
 from easytier_host.subnet.overlay import OverlayLink
 from easytier_host.subnet.router import SubnetRouter, is_wanted
 from easytier_host.subnet.tcp import TcpProxy
 from easytier_host.targets import Targets
-from easytier_host.topology import Topology, capabilities_of, peer_info
+from easytier_host.topology import Topology, capabilities_of, own_record, peer_info
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError
 from easytier_host.tunnel.url import TunnelUrl
-from easytier_host.version import EASYTIER_VERSION
 
 logger = logging.getLogger("easytier.node")
 
 # Wire: stock decides.
 ENCRYPTION_MTU_COST: Final = 20
 """What stock takes off the device's MTU when it encrypts; the tail is in fact 28 bytes (data plane 1.1)."""
-
-KERNEL: Final = "kernel"
-"""Name of the TCP stack that is taken if nothing else was asked for."""
 
 # Ours, in seconds.
 PEER_TICK: Final = 0.5
@@ -303,7 +299,7 @@ class Node:
             await self._start(self.plugins)
         except BaseException as error:
             await self.__aexit__(None, None, None)
-            if isinstance(error, HooksError | NicError | TunnelError | ForwardError):
+            if isinstance(error, HooksError | NicError | StackError | TunnelError | ForwardError):
                 raise NodeError(str(error)) from error
             raise
         return self
@@ -374,7 +370,7 @@ class Node:
             flows=self.gate,
             disable_relay_data=flags.disable_relay_data,
         )
-        state = LinkState(self.peer_id, self._own_record(capabilities), partial(secrets.randbits, 64), self._clock())
+        state = LinkState(self.peer_id, own_record(config, capabilities), partial(secrets.randbits, 64), self._clock())
         self._state = state
         self._topology = Topology(
             state,
@@ -409,7 +405,7 @@ class Node:
         if self.nic is not None:
             self.gate.device = DeviceLink(self.nic, self.gate.claims)
         services = partial(PluginServices, self)
-        self._choose_stack(plugins.tcp_stacks(services))
+        self.gate.stack, self.gate.stack_obstacle = choose(plugins.tcp_stacks(services), use_smoltcp=flags.use_smoltcp)
         self.gate.transports.update(plugins.transports(services))
         if flags.enable_kcp_proxy and "kcp" not in self.gate.transports:
             self._log.warning("enable_kcp_proxy is set, but no plugin offers KCP: flows stay plain TCP")
@@ -448,21 +444,6 @@ class Node:
             ", ".join(self.listeners) or "nothing",
         )
 
-    def _choose_stack(self, stacks: Mapping[str, TcpStack]) -> None:
-        """Take a stack that was asked for before the kernel's; raises `NodeError` if `use_smoltcp` cannot be done."""
-        obstacles = []
-        for stack in sorted(stacks.values(), key=lambda stack: stack.name == KERNEL):
-            obstacle = stack.available()
-            if not obstacle:
-                self.gate.stack = stack
-                break
-            obstacles.append(obstacle)
-        self.gate.stack_obstacle = "; ".join(obstacles) or "no TCP stack is loaded"
-        if self.config.flags.use_smoltcp and not stacks.keys() - {KERNEL}:
-            raise NodeError("use_smoltcp: the plugin smoltcp is switched off")
-        if self.config.flags.use_smoltcp and (self.gate.stack is None or self.gate.stack.name == KERNEL):
-            raise NodeError(f"use_smoltcp: {self.gate.stack_obstacle}")
-
     def _make_subnet_router(self, mtu: int) -> SubnetRouter:
         has_device, gate = self.nic is not None, self.gate
         router = SubnetRouter(
@@ -492,25 +473,6 @@ class Node:
         elif self.config.proxy_networks:
             self._log.warning("plain TCP to networks behind this node is left to the kernel: %s", gate.stack_obstacle)
         return router
-
-    def _own_record(self, capabilities: frozenset[Capability]) -> OwnRecord:
-        config, flags = self.config, self.config.flags
-        return OwnRecord(
-            inst_id=config.instance_id,
-            hostname=config.hostname,
-            ipv4=config.ipv4,
-            ipv6=config.ipv6 if flags.enable_ipv6 else None,
-            proxy_cidrs=tuple(network.mapped_cidr or network.cidr for network in config.proxy_networks),
-            easytier_version=EASYTIER_VERSION,
-            feature_flag=common_pb2.PeerFeatureFlag(
-                avoid_relay_data=flags.disable_relay_data,
-                kcp_input=Capability.KCP_INPUT in capabilities and not flags.disable_kcp_input,
-                no_relay_kcp=flags.disable_relay_kcp,
-                support_conn_list_sync=True,
-                need_p2p=flags.need_p2p,
-                disable_p2p=flags.disable_p2p,
-            ),
-        )
 
     async def _open_doors(self) -> None:
         for text in self.config.listeners:

@@ -16,16 +16,18 @@ from urllib.parse import urlsplit
 import anyio
 
 from easytier_hooks.manager import PluginManager
-from easytier_hooks.types import PathFigures, PeerCapabilities, PeerInfo
+from easytier_hooks.types import Capability, PathFigures, PeerCapabilities, PeerInfo
 from easytier_host.config.model import Config
 from easytier_host.datapath import Inbound, Outbound
 from easytier_host.events import EventBoard, NodeEvent
 from easytier_host.lookup import Lookup
 from easytier_host.next_hop import NextHops, Path, compute
 from easytier_host.nic.base import Nic, NicError
+from easytier_host.pb import common_pb2
 from easytier_host.peers import PeerMap
 from easytier_host.route import LinkState
-from easytier_host.route_records import PeerRecord
+from easytier_host.route_records import OwnRecord, PeerRecord
+from easytier_host.version import EASYTIER_VERSION
 
 logger = logging.getLogger("easytier.route")
 
@@ -197,6 +199,27 @@ class Topology:
             if str(error) != self._told_failure:
                 self._told_failure = str(error)
                 logger.warning("routes of %s were not changed: %s", nic.name, error)
+
+
+def own_record(config: Config, capabilities: frozenset[Capability]) -> OwnRecord:
+    """What a node of this configuration announces about itself; `capabilities` are those that its plugins brought."""
+    flags = config.flags
+    return OwnRecord(
+        inst_id=config.instance_id,
+        hostname=config.hostname,
+        ipv4=config.ipv4,
+        ipv6=config.ipv6 if flags.enable_ipv6 else None,
+        proxy_cidrs=tuple(network.mapped_cidr or network.cidr for network in config.proxy_networks),
+        easytier_version=EASYTIER_VERSION,
+        feature_flag=common_pb2.PeerFeatureFlag(
+            avoid_relay_data=flags.disable_relay_data,
+            kcp_input=Capability.KCP_INPUT in capabilities and not flags.disable_kcp_input,
+            no_relay_kcp=flags.disable_relay_kcp,
+            support_conn_list_sync=True,
+            need_p2p=flags.need_p2p,
+            disable_p2p=flags.disable_p2p,
+        ),
+    )
 
 
 def peer_info(record: PeerRecord) -> PeerInfo:
