@@ -33,6 +33,8 @@ SHADOW_LIFE: Final = PING_AFTER
 OPEN_BURST: Final = 4
 OPEN_GAP: Final = 0.003
 """Seconds between SYNs to one stock peer after a burst: its accept queue holds four, and loses the rest without a word."""
+REOPEN_GAP: Final = 0.02
+"""The same for flows that it lost so. Over an underlay of TCP what was sent apart arrives together, after each loss."""
 RST_BURST: Final = 64
 RST_RATE: Final = 64.0
 """Answers to strangers a second: enough to clear a restarted peer's flows, nothing for a flood."""
@@ -406,8 +408,9 @@ class Endpoint:
         peer = self._peers[session.peer_id]
         if peer.is_ours:
             return now
-        peer.slot = max(peer.slot, now) + OPEN_GAP
-        return max(now, peer.slot - OPEN_BURST * OPEN_GAP)
+        gap = REOPEN_GAP if session.reopenings else OPEN_GAP
+        peer.slot = max(peer.slot, now) + gap
+        return max(now, peer.slot - OPEN_BURST * gap)
 
     def new_conv(self, session: Session) -> int:
         """A conv that leads to `session` from now on."""

@@ -99,7 +99,9 @@ class Session:
         self._held_conv: int | None = None
         self._peer_dials = False
         """Whether an acceptor of our kind has said that it is reaching the destination."""
-        self._attempts = self._reopenings = 0
+        self._attempts = 0
+        self.reopenings = 0
+        """How often a stock peer has lost the conversation that it had accepted."""
         self._attempted_at, self._accept_wait, self._accept_pinged = now, ACCEPT_MIN, False
 
     # What a host may know.
@@ -315,6 +317,8 @@ class Session:
     def _begin_attempts(self, now: float) -> None:
         self._attempts = 0
         self._hedge_at = self._host.opening_slot(self, now)
+        if self.reopenings:
+            self._open_until = self._hedge_at + REOPEN_TIME
         if self._hedge_at <= now:
             self._attempt(now)
 
@@ -385,17 +389,16 @@ class Session:
     def _reopen(self, now: float) -> None:
         """The acceptor never took the conversation off its queue: begin again with another."""
         self._accept_by = math.inf
-        if self._reopenings >= MAX_ATTEMPTS:
+        if self.reopenings >= MAX_ATTEMPTS:
             self.reset(CloseReason.NOT_ACCEPTED, now)
             return
-        self._reopenings += 1
+        self.reopenings += 1
         if self.conv is not None:
             self._host.send(self, self.conv, RST, b"")
             self._drop(self.conv)
         self.conv = None
         self._close_engine()
         self.peer_offer = None
-        self._open_until = now + REOPEN_TIME
         self._begin_attempts(now)
 
     # Bytes.
