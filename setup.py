@@ -7,6 +7,7 @@ is installed all the same.
 
 import os
 import shutil
+import sys
 
 from setuptools import setup
 from setuptools_rust import RustExtension
@@ -16,6 +17,7 @@ if wanted not in ("", "0", "1"):
     raise SystemExit(f"EASYTIER_NATIVE is {wanted!r}: 0 leaves the native module out, 1 requires it")
 
 if wanted == "0" or (not wanted and shutil.which("cargo") is None):
+    sys.stderr.write("easytier-kcp-plugin: no native module, and so no user-space TCP stack (--use-smoltcp): it needs cargo\n")
     setup()
 else:
     setup(

@@ -17,7 +17,7 @@ ENDED: Final = ("closed", "failed")
 WIDE: Final = (
     *("src", "dst", "peer", "transport", "state", "sent", "received", "up/s", "down/s", "rtt", "loss", "retr", "age", "why"),
 )
-DROPPABLE: Final = ("loss", "retr", "rtt", "age", "received", "sent", "down/s", "up/s")
+DROPPABLE: Final = ("loss", "retr", "age", "rtt", "up/s", "down/s", "sent", "received")
 """What a narrow terminal does without, first to go first."""
 
 _STOCK_STATES: Final = {

@@ -19,6 +19,8 @@ from easytier_cli.diagnostics import Exit
 ELLIPSIS: Final = "..."
 SHORTEST_CUT: Final = 6
 """Characters, those of the ellipsis included."""
+READABLE_CUT: Final = 24
+"""To so much a cell is cut before whole columns go."""
 
 _CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -58,7 +60,7 @@ def table(
     """A table in Markdown style that fits `width` columns, as far as `droppable` and `cuttable` allow; see `Report`."""
     lines = [[printable(cell) for cell in line] for line in (headers, *rows)]
     for name in droppable:
-        if width is None or _total_width(lines) <= width or name not in lines[0]:
+        if width is None or _total_width(lines) - _spare(lines, cuttable) <= width or name not in lines[0]:
             continue
         index = lines[0].index(name)
         lines = [line[:index] + line[index + 1 :] for line in lines]
@@ -70,6 +72,11 @@ def table(
     drawn = ["| " + " | ".join(_pad(cell, width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
     drawn.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(drawn)
+
+
+def _spare(lines: Sequence[Sequence[str]], cuttable: str) -> int:
+    """Columns that cutting the cells of `cuttable` to a readable rest would gain."""
+    return max(0, _widths(lines)[lines[0].index(cuttable)] - READABLE_CUT) if cuttable in lines[0] else 0
 
 
 def to_json(data: object) -> str:

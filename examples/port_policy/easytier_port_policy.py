@@ -6,9 +6,11 @@ from easytier_hooks import TCP, Selection, TcpFlow, hookimpl
 
 
 class PortPolicy:
-    """The plugin. Options: `ports`, a list of destination ports. Raises ValueError if it is not one."""
+    """The plugin. Options: `ports`, a list of destination ports. Raises ValueError for anything else."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
+        if unknown := options.keys() - {"ports"}:
+            raise ValueError(f"no option {min(unknown)!r}, only ports")
         ports = options.get("ports", [])
         if not isinstance(ports, list) or not all(isinstance(port, int) for port in ports):
             raise ValueError(f"ports: expected a list of port numbers, not {ports!r}")

@@ -85,6 +85,11 @@ class Entrances:
                 await anyio.sleep(EXPIRE_TICK)
                 self.udp.expire()
 
+    def listening_ports(self) -> set[int]:
+        """Of the forwards and the SOCKS5 server."""
+        ports = {forward.address[1] for forward in self.forwards}
+        return ports if self.socks is None else ports | {self.socks.address[1]}
+
     def source(self, ip: IPAddress) -> Endpoint:
         """An address of ours, and a port, for a connection to `ip`."""
         own = next((address for address in self._node.addresses if address.version == ip.version), None)

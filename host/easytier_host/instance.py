@@ -147,8 +147,8 @@ class Node:
         return [listener.url for listener in self._listeners]
 
     def listener_ports(self) -> frozenset[int]:
-        """The ports of those, and of the portal: nobody is led to them through the overlay."""
-        ports = {TunnelUrl.parse(url).port for url in self.listeners}
+        """The ports of those, of the portal, and of the doors into the overlay: peers are led to none of them through it."""
+        ports = {TunnelUrl.parse(url).port for url in self.listeners} | self._entrances.listening_ports()
         return frozenset(ports if self.portal_port is None else ports | {self.portal_port})
 
     def peers(self) -> list[PeerConn]:

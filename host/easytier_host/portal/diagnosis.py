@@ -101,8 +101,8 @@ def _native() -> Iterator[Finding]:
             else:
                 # No fault of a node that runs: one that was told to use it does not start.
                 text = "the compiled part of the user-space TCP stack is missing: --use-smoltcp cannot work"
-                advice = "install a wheel for this machine, or build the package where cargo is"
-                yield Finding(status="ok", subject="native", text=text, advice=advice)
+                advice = "to have it, install cargo 1.91 or newer and then the package again, with pip's --no-cache-dir"
+                yield Finding(status="warn", subject="native", text=text, advice=advice)
 
 
 def _kcp(node: Node) -> Iterator[Finding]:

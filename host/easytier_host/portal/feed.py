@@ -84,7 +84,10 @@ class FlowFeed:
         self._changed[flow.id] = self._change, flow
         if not isinstance(event, Counters):
             self._sequence += 1
-            self._updates.append(Update(self._sequence, flow.id, self._wall_clock(), event))
+            # The time that the flow's history has, so that a reader of both can tell that they are one.
+            happened = next((at for at, each in reversed(flow.history) if each is event), None)
+            wall_time = self._wall_clock() if happened is None else flow.wall_time(happened)
+            self._updates.append(Update(self._sequence, flow.id, wall_time, event))
             self._news.set()
 
     def read(self, cursor: bytes) -> News:

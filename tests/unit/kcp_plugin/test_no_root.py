@@ -315,3 +315,15 @@ async def test_udp_over_ipv6_needs_a_device() -> None:
     with pytest.raises(NodeError, match="UDP over IPv6 needs a TUN device"):
         async with Node(settings, plugins=manager()):
             pass
+
+
+async def test_no_peer_is_led_to_the_doors_of_a_node() -> None:
+    """Through them it would be a client of that machine, and a SOCKS5 server leads such clients to loopback."""
+    rule = PortForward("127.0.0.1:0", "10.144.0.2:80", "tcp")
+    async with network(forwards=[rule], socks=True) as (near, far):
+        assert near.socks_address is not None
+        doors = [near.socks_address[1], near.forwards[0].address[1]]
+        for port in doors:
+            with pytest.raises(ConnectionRefusedError):
+                await far.connect_tcp("10.144.0.1", port)
+        assert near.metrics.refused_dials == len(doors)

@@ -28,7 +28,7 @@ class Gate:
     def open(self, port: int) -> Flow:
         """A new flow from this port."""
         key = FlowKey(IPv4Address("10.0.0.1"), port, IPv4Address("10.0.0.2"), 22)
-        flow = self.table.open(key, "outbound", None, 0.0, 0.0)
+        flow = self.table.open(key, "outbound", None, 0.0, 100.0)
         assert flow is not None
         self._publish()
         return flow
