@@ -17,7 +17,7 @@ ORDERS: Final = ("src", "dst", "peer", "transport", "state", "sent", "received",
 
 _DEFAULTS: Final[dict[str, Any]] = {
     "rpc_portal": DEFAULT_PORTAL,
-    "timeout": 5.0,
+    "timeout": 2.5,
     "output": "table",
     "verbose": False,
     "no_trunc": False,
@@ -59,7 +59,7 @@ def make_parser() -> ArgumentParser:
     add("-i", "--instance-id", type=_checked(_uuid), metavar="UUID", help="the network to ask about, by its instance id")
     add("-n", "--instance-name", metavar="NAME", help="the same by its instance name")
     add("--no-trunc", action="store_true", help="do not fit tables to the terminal")
-    add("--timeout", type=_checked(_seconds), metavar="SECONDS", help="longest wait for each answer (5)")
+    add("--timeout", type=_checked(_seconds), metavar="SECONDS", help="longest wait for each answer (2.5)")
 
     parser = ArgumentParser(PROGRAM_NAME, description="Ask a running EasyTier node.", parents=[common], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -34,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+    except OSError as error:
+        # What the client of the portal raises is its own; this is standard output.
+        complain(f"the output could not be written: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.PARTIAL
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
 

@@ -87,6 +87,7 @@ def play_all(played: Games) -> None:
 def test_without_permission_for_pings_a_warning_says_so() -> None:
     with scene(STOCK, UnprivilegedNode, "10.144.0.2", proxy_networks=(NETWORK,), our_arguments=("--no-tun",)) as made:
         made.router.wait_logged("net.ipv4.ping_group_range", 5.0)
+        wait_for(lambda: any(NETWORK in route for route in made.client.namespace.routes()), "route to the network")
         exchange_datagrams(made.client.namespace, made.host, HOST, 10)
         assert made.client.namespace.ping(HOST) == 0.0
 

@@ -16,13 +16,14 @@ STOCK_NOTE = "this node is a stock one, which does not tell more of a flow than 
 
 
 def proxy(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:
-    """Stock's five columns; with --wide also bytes, rates, round trip and the reason."""
-    if not (options.wide or options.closed):
+    """Stock's five columns; with --wide, or to filter and sort by more than those, also bytes, rates, round trip and reason."""
+    asks_for_more = options.wide or options.closed
+    if not (asks_for_more or options.filter or options.sort):
         return _narrow(client, instance, options)
     try:
         answer = client.flows(instance)
     except ServiceMissingError:
-        return _narrow(client, instance, options, STOCK_NOTE)
+        return _narrow(client, instance, options, *((STOCK_NOTE,) if asks_for_more else ()))
     pairs = [(of_ours(flow), flow) for flow in answer.flows if options.closed or flow.state not in ENDED]
     kept = arrange(pairs, wanted(options), options.sort, reverse=options.reverse)
     notes = (f"{answer.unwatched} more flows were not watched, for the table was full",) if answer.unwatched else ()

@@ -85,7 +85,7 @@ def pinged(*outcomes: str) -> dict[replay.Method, bytes | replay.Answers]:
         ("connected", 0, "51.8 ms"),
         ("refused", 0, "51.8 ms (the port is closed)"),
         ("failed", 4, "no: no way"),
-        ("timeout", 5, "no answer in 5 s"),
+        ("timeout", 5, "no answer in 2.5 s"),
     ],
 )
 def test_a_ping_tells_how_it_went(outcome: str, status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
