@@ -70,6 +70,14 @@ def test_texts_get_exactly_the_width_they_are_given(text: str, width: int, right
     assert cell_len(words.fit(words.clean(text), width, right=right)) == width
 
 
+@given(st.text(max_size=80), st.integers(5, 40))
+def test_wrapped_lines_fit_and_lose_no_word(text: str, width: int) -> None:
+    text = words.clean(text)
+    lines = words.wrap(text, width)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert len(lines) == 1 or max(map(len, lines)) <= width
+
+
 def test_names_cannot_command_the_terminal() -> None:
     assert words.clean("a\x1b[2Jb\u202ec") == "a\ufffd[2Jb\ufffdc"
     assert len(words.clean("x" * 1000)) == 300
@@ -313,13 +321,22 @@ def test_filters(text: str, keys: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("prot:1", "port"), ("zzz:1", "transport"), ("port:x", "not a port"), ("dst:1/x", "network")]
+    ("text", "word"),
+    [
+        ("prot:1", "port"),
+        ("zzz:1", "transport"),
+        ("port:x", "not a port"),
+        ("dst:1/x", "network"),
+        ("-dst:rubbish", "not an address"),
+        ("dst:10.0.0.0/99", "network"),
+    ],
 )
 def test_a_wrong_filter_says_what_would_do_and_hides_nothing(text: str, word: str) -> None:
     view = FlowView()
     view.filter("peer:b")
     view.filter(text)
     assert word in view.error
+    assert view.held_text == "peer:b"
     assert len(view.rows(first(), NOW)) == 3, "the last good one holds"
 
 

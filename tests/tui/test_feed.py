@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 
 import pytest
 from google.protobuf.message import DecodeError, Message
@@ -46,7 +47,30 @@ def test_a_stock_node_is_polled(version: str) -> None:
     assert update.is_whole
     assert {flow.destination.rpartition(":")[0] for flow in update.flows} == {"10.144.0.2"}
     assert all(flow.sent is None and flow.flow_id is None for flow in update.flows)
+    assert {(flow.peer_id, flow.peer) for flow in update.flows} == {(update.peers[0].peer_id, "b")}
     assert not source.acts
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "peer"),
+    [
+        ("10.144.0.1", "10.144.0.2", (2, "b")),
+        ("10.144.0.1", "10.1.2.7", (3, "c")),
+        ("10.144.0.1", "10.1.9.7", (2, "b")),
+        ("10.144.0.2", "10.144.0.1", (2, "b")),
+        ("10.144.0.1", "192.0.2.1", (0, "")),
+    ],
+)
+def test_a_stock_flow_belongs_to_who_has_its_other_end(source: str, destination: str, peer: tuple[int, str]) -> None:
+    routes = [
+        portal_pb2.Route(peer_id=2, hostname="b", proxy_cidrs=["10.1.0.0/16", "rubbish", "fd00::/8"]),
+        portal_pb2.Route(peer_id=3, hostname="c", proxy_cidrs=["10.1.2.0/24"]),
+    ]
+    routes[0].ipv4_addr.address.addr = int(IPv4Address("10.144.0.2"))
+    entry = portal_pb2.TcpProxyEntry()
+    entry.src.ipv4.addr, entry.dst.ipv4.addr = int(IPv4Address(source)), int(IPv4Address(destination))
+    flow = decode.stock_flow(entry, decode.Owners(routes))
+    assert (flow.peer_id, flow.peer) == peer
 
 
 @contextmanager
@@ -104,7 +128,8 @@ def test_a_portal_of_rubbish(rubbish: bytes) -> None:
         source = PortalFeed("127.0.0.1", port)
         update = source.step()
         source.close()
-    assert "portal" in text_of(update)
+    assert text_of(update).count("portal?") == 1
+    assert text_of(update).count("logs its address") == 1
 
 
 def swallow(connection: socket.socket) -> None:

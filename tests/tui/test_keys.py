@@ -18,7 +18,7 @@ from textual.widgets import Input
 
 from easytier_tui import bindings
 from easytier_tui.app import DARK, LIGHT
-from easytier_tui.records import FlowNote, Update
+from easytier_tui.records import FlowNote, Link, Update
 from easytier_tui.screens.dialogs import AskPath, Confirm
 from easytier_tui.screens.flow import FlowPage
 from easytier_tui.screens.help import HelpScreen
@@ -393,6 +393,82 @@ async def test_screens_leave_no_widgets_behind(tmp_path: Path) -> None:
             await look("question_mark", HelpScreen)
             await look("enter", FlowPage)
         await until(pilot, lambda: widgets() <= before, "as few widgets as before")
+
+
+async def test_a_flow_that_has_ended_meanwhile_is_not_closed(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        await pilot.press("down", "x")
+        await until(pilot, lambda: isinstance(stage.program.screen, Confirm))
+        stage.feed.tell(Update(scene.NOW, flows=(replace(scene.DATABASE, state="closed"),)))
+        await until(pilot, lambda: stage.program.session.has_ended("1.2"))
+        await pilot.press("y")
+        await until(pilot, lambda: "has ended already, by itself" in scene.notices(stage.program))
+        assert stage.feed.closed == []
+
+
+async def test_a_wrong_filter_says_what_is_shown_instead(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        await pilot.press("slash", *"port:abc")
+        await until_shown(pilot, "not valid, shown: port: · port:abc is not a port")
+        assert len(stage.listing().keys) == 5
+        await pilot.press(*["backspace"] * 8, *"foo:bar")
+        await until_shown(pilot, "The filter is not valid: no field foo")
+        assert 'nothing matches "foo"' in stage.text
+        assert "0 of" not in stage.text
+
+
+async def test_of_a_long_filter_the_beginning_is_shown_once_it_is_kept(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(80, 24)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        await pilot.press("slash", *"transport:kcp,tcp state:connected,closed,failed,half-closed peer:b", "enter")
+        await until_shown(pilot, "/ transport:kcp,tcp")
+        await pilot.press("slash", "x")
+        await until(pilot, lambda: stage.program.session.view.filter_text.endswith("peer:bx"))
+
+
+async def test_the_tab_that_is_shown_is_in_sight() -> None:
+    feeds = [
+        ScriptFeed(replace(scene.FIRST, node=replace(scene.NODE, hostname=f"a-node-with-a-long-name-{number}")))
+        for number in range(4)
+    ]
+    program = scene.app(*feeds)
+    async with program.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: all(session.model.node for session in program.sessions))
+        for number in (1, 2, 3, 0):
+            await pilot.press("right_square_bracket")
+            await until_shown(pilot, f"[a-node-with-a-long-name-{number}]")
+
+
+async def test_a_small_terminal_keeps_help_and_quit() -> None:
+    gone = Link("gone", "No node answers at 127.0.0.1:15888 (connection refused).  " + "Start one.  " * 20, scene.NOW + 4)
+    program = scene.app(ScriptFeed(Update(scene.NOW, gone)))
+    async with program.run_test(size=(40, 10)) as pilot:
+        await until_shown(pilot, "Retrying in 4 s")
+        await until_shown(pilot, "? Help q Quit")
+        assert "No node answers" in scene.text_of(program)
+
+
+async def test_advice_is_wrapped() -> None:
+    program = scene.app(ScriptFeed(replace(scene.FIRST, flows=(), notes=(), peers=(), connectors=())))
+    async with program.run_test(size=(60, 24)) as pilot:
+        await until_shown(pilot, "--peers")
+
+
+async def test_the_graphs_of_an_ended_flow_show_its_last_values(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        stage.program.open_flow(stage.program.session, "1.1")
+        await until_shown(pilot, "now 52 ms")
+        stage.feed.now += 1
+        stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, state="closed", ended_at=stage.feed.now),)))
+        await until_shown(pilot, "last 52 ms")
+        assert "now 52 ms" not in stage.text
 
 
 async def test_the_palette_sorts(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from textual.screen import Screen
 from easytier_tui import bindings, columns, export
 from easytier_tui.feed import Feed, FeedError, PortalFeed
 from easytier_tui.recording import RecordingError
+from easytier_tui.records import FlowRecord
 from easytier_tui.screens.dialogs import AskPath, Confirm
 from easytier_tui.screens.flow import FlowPage
 from easytier_tui.screens.help import HelpScreen
@@ -172,8 +173,13 @@ class MonitorApp(App[None]):
             self.run_worker(self._export(screen), group="dialogs")
 
     async def _export(self, screen: MonitorScreen | FlowPage) -> None:
-        proposal = str(self._folder / self._file_name(".csv"))
-        path = await self.push_screen_wait(AskPath("Write to (.csv or .json):", proposal, export.check_path))
+        # A page in a browser gets the file as a download: it names no place on this machine, nor asks what is there.
+        proposal = self._file_name(".csv")
+        if self.is_web:
+            question = AskPath("Download as (.csv or .json):", proposal, export.check_name)
+        else:
+            question = AskPath("Write to (.csv or .json):", str(self._folder / proposal), export.check_path)
+        path = await self.push_screen_wait(question)
         if path is None:
             return
         try:
@@ -189,6 +195,9 @@ class MonitorApp(App[None]):
 
     def action_record(self) -> None:
         session = self.session
+        if self.is_web:
+            self._complain("A page in a browser cannot write files where the program runs: record in a terminal")
+            return
         if session.recorder is None:
             self.run_worker(self._record(session), group="dialogs")
             return
@@ -218,19 +227,22 @@ class MonitorApp(App[None]):
         elif state.ended_at is not None:
             self._complain("This flow has ended already")
         else:
-            self.run_worker(self._close_flow(session, state.record.flow_id, state.record.source, state.record.destination))
+            self.run_worker(self._close_flow(session, state.record, state.record.flow_id))
 
-    async def _close_flow(self, session: Session, flow_id: int, source: str, destination: str) -> None:
-        if not await self.push_screen_wait(
-            Confirm(f"Close the flow {source} → {destination}?  Both ends see a reset connection.")
-        ):
+    async def _close_flow(self, session: Session, flow: FlowRecord, flow_id: int) -> None:
+        ends = f"{flow.source} → {flow.destination}"
+        if not await self.push_screen_wait(Confirm(f"Close the flow {ends}?  Both ends see a reset connection.")):
             return
         try:
-            await anyio.to_thread.run_sync(session.feed.close_flow, flow_id, abandon_on_cancel=True)
+            if not session.has_ended(flow.key):
+                await anyio.to_thread.run_sync(session.feed.close_flow, flow_id, abandon_on_cancel=True)
+                self._say(f"Closed {ends}")
+                return
         except FeedError as error:
-            self._complain(str(error))
-        else:
-            self._say(f"Closed {source} → {destination}")
+            if not session.has_ended(flow.key):
+                self._complain(str(error))
+                return
+        self._complain(f"{ends} has ended already, by itself")
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)

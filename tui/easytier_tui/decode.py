@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Network
 from typing import Final
 
 from easytier_cli import output
-from easytier_host.rpc.client import portal_own_pb2, portal_pb2
+from easytier_host.rpc.client import common_pb2, portal_own_pb2, portal_pb2
 from easytier_tui.records import ConnectionRecord, FlowNote, FlowRecord, NodeRecord, PeerRecord
 from easytier_tui.words import clean
 
@@ -132,8 +134,41 @@ def flow(info: portal_own_pb2.FlowInfo, owner: int) -> FlowRecord:
     )
 
 
-def stock_flow(entry: portal_pb2.TcpProxyEntry) -> FlowRecord:
-    """A flow of a stock node, which gives it no number: ends and start make it up."""
+class Owners:
+    """Which peer has an address: its own, else that of the narrowest network which holds it.  IPv4, as stock's TCP proxy."""
+
+    def __init__(self, routes: Iterable[portal_pb2.Route] = ()) -> None:
+        self._by_length: dict[int, dict[int, tuple[int, str]]] = {}
+        for route in routes:
+            peer = route.peer_id, clean(route.hostname)
+            if route.HasField("ipv4_addr"):
+                # One longer than any network, so that it comes first.
+                self._by_length.setdefault(33, {})[route.ipv4_addr.address.addr] = peer
+            for cidr in route.proxy_cidrs[:64]:
+                with suppress(ValueError):
+                    network = IPv4Network(cidr, strict=False)
+                    self._by_length.setdefault(network.prefixlen, {}).setdefault(int(network.network_address), peer)
+        self._lengths = sorted(self._by_length, reverse=True)
+
+    def find(self, end: common_pb2.SocketAddr) -> tuple[int, str]:
+        """Peer id and host name; 0 and "" if no peer has the address."""
+        address = end.ipv4.addr
+        for length in self._lengths:
+            # An address of its own has all 32 bits.
+            host_bits = 32 - min(32, length)
+            peer = self._by_length[length].get(address >> host_bits << host_bits)
+            if peer is not None:
+                return peer
+        return 0, ""
+
+
+NO_OWNERS: Final = Owners()
+
+
+def stock_flow(entry: portal_pb2.TcpProxyEntry, owners: Owners = NO_OWNERS) -> FlowRecord:
+    """A flow of a stock node, which gives it no number: ends and start make it up, and `owners` tell the peer."""
+    # A flow that comes in has its other end at the source.
+    peer_id, peer = next((found for found in (owners.find(entry.dst), owners.find(entry.src)) if found[0]), (0, ""))
     source, destination = output.socket_address(entry.src), output.socket_address(entry.dst)
     transport = output.enum_name(entry, "transport_type").lower()
     state = output.enum_name(entry, "state")
@@ -145,6 +180,8 @@ def stock_flow(entry: portal_pb2.TcpProxyEntry) -> FlowRecord:
         state=_STOCK_STATES.get(state, "unknown"),
         transport=transport,
         started_at=float(entry.start_time),
+        peer_id=peer_id,
+        peer=peer,
     )
 
 

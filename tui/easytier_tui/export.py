@@ -52,11 +52,20 @@ def row(cells: Sequence[str]) -> str:
     return "\t".join(cell.strip() for cell in cells)
 
 
+def check_name(text: str) -> Path:
+    """The name of a download; no file is looked at.  Raises `ExportError` if its ending is of no form, or with a folder."""
+    path = Path(text.strip())
+    if path.suffix.lower() not in FORMATS:
+        raise ExportError(f"the file name must end with {' or '.join(FORMATS)}")
+    if path.name != str(path):
+        raise ExportError("a name without a folder, please: the browser chooses the folder")
+    return path
+
+
 def check_path(text: str) -> Path:
     """The file to write to.  Raises `ExportError` if its ending is of no form, or if it exists."""
     path = Path(text.strip()).expanduser()
-    if path.suffix.lower() not in FORMATS:
-        raise ExportError(f"the file name must end with {' or '.join(FORMATS)}")
+    check_name(path.name)
     if path.exists():
         raise ExportError(f"{path} exists already: choose another name")
     return path

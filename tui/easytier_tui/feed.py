@@ -91,6 +91,7 @@ class PortalFeed:
         self._node: NodeRecord | None = None
         self._instance: portal_pb2.InstanceIdentifier | None = None
         self._others: list[str] = []
+        self._owners = decode.NO_OWNERS
         self._cursor = b""
         self._overview_at = 0.0
 
@@ -186,14 +187,17 @@ class PortalFeed:
         told = node if link is not None else None
         if link is not None or time.monotonic() - self._overview_at >= OVERVIEW_EVERY:
             self._overview_at = time.monotonic()
-            peers = decode.peers(self._client.routes(self._instance), self._client.peers(self._instance))
+            routes = self._client.routes(self._instance)
+            peers = decode.peers(routes, self._client.peers(self._instance))
+            if node.is_stock:
+                self._owners = decode.Owners(routes)
             connectors = tuple(
                 (clean(each.url.url), each.status == portal_pb2.CONNECTED)
                 for each in self._client.connectors(self._instance)[:64]
             )
         if node.is_stock:
             self._rest = POLL_EVERY
-            flows = tuple(map(decode.stock_flow, self._client.proxy_entries(self._instance)))
+            flows = tuple(decode.stock_flow(each, self._owners) for each in self._client.proxy_entries(self._instance))
             return Update(self.clock(), link, told, peers, connectors, flows, is_whole=True)
         answer = self._client.watch_flows(self._instance, cursor=self._cursor, wait=0.0 if link is not None else WATCH_WAIT)
         self._cursor = answer.cursor
@@ -234,4 +238,6 @@ def advice(error: PortalError, address: str) -> str:
         return (
             f"What listens at {address} does not answer.  Is it a node's portal?  easytier-core logs its address when it starts"
         )
+    if "node's portal?" in text:
+        return text
     return f"{text}.  Is it a node's portal?  easytier-core logs its address when it starts"

@@ -6,6 +6,7 @@ ValueError, which names the nearest field.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
@@ -14,6 +15,9 @@ from easytier_tui.records import FlowRecord
 
 Predicate: TypeAlias = Callable[[FlowRecord], bool]
 
+_ADDRESS_FIELDS: Final = frozenset({"src", "dst", "cidr"})
+_ADDRESS_BEGINNING: Final = re.compile(r"[0-9a-f.:/\[\]]*")
+
 MAX_LENGTH: Final = 200
 """Characters of a filter; what is beyond is cut."""
 
@@ -21,6 +25,8 @@ MAX_LENGTH: Final = 200
 def parse(text: str) -> Predicate:
     """The filter as a question about one flow.  Raises ValueError."""
     finished = " ".join(word for word in text[:MAX_LENGTH].split() if not _is_unfinished(word))
+    for word in finished.split():
+        _check_address(word)
     # It looks at nothing but what rows of the command and records here have both.
     accepts = cast("Predicate", filters.parse(finished))
 
@@ -32,6 +38,13 @@ def parse(text: str) -> Predicate:
             return False
 
     return holds
+
+
+def _check_address(word: str) -> None:
+    name, _, values = word.lower().removeprefix("-").partition(":")
+    for value in values.split(",") if name in _ADDRESS_FIELDS else ():
+        if not _ADDRESS_BEGINNING.fullmatch(value):
+            raise ValueError(f"{name}:{value} is not an address, nor a network such as 10.1.0.0/16")
 
 
 def _is_unfinished(word: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,13 +27,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until the user quits.  1 if it cannot start; raises SystemExit for wrong usage and --help."""
     parser = _parser()
     options = parser.parse_args(argv)
-    if len(options.rpc_portal) > MAX_DAEMONS:
-        parser.error(f"at most {MAX_DAEMONS} portals")
+    if wrong := _contradiction(options):
+        parser.error(wrong)
     if options.serve is not None:
         return _serve(options)
     if not sys.stdout.isatty() and not _is_served():
         return _fail("this is a program for a terminal; for one answer use  easytier-cli proxy --wide")
     return _run(options)
+
+
+def _contradiction(options: Namespace) -> str:
+    """Why these options do not go together; "" if they do."""
+    if len(options.rpc_portal) > MAX_DAEMONS:
+        return f"at most {MAX_DAEMONS} portals"
+    sources = {"--demo": options.demo, "--rpc-portal": options.rpc_portal, "--replay": options.replay is not None}
+    given = [name for name, is_given in sources.items() if is_given]
+    if len(given) > 1:
+        return f"{' and '.join(given)}: what to show can be said in one way only"
+    if options.speed is not None and options.replay is None:
+        return "--speed is for --replay"
+    if options.serve is not None:
+        if options.record is not None:
+            return "--record cannot be combined with --serve: each page is a program of its own"
+        if ip_address(options.serve[0]).is_unspecified:
+            return "--serve needs the one address that browsers shall open"
+    return ""
 
 
 def _run(options: Namespace) -> int:
@@ -48,7 +68,7 @@ def _run(options: Namespace) -> int:
                 print("Starting three nodes with a bad line between them ...", file=sys.stderr, flush=True)
                 feeds = [PortalFeed(*stack.enter_context(running()))]
             elif options.replay is not None:
-                feeds = [ReplayFeed(options.replay, options.speed)]
+                feeds = [ReplayFeed(options.replay, options.speed or 1.0)]
             else:
                 feeds = [PortalFeed(*portal) for portal in options.rpc_portal or [DEFAULT_PORTAL]]
             app = MonitorApp(feeds)
@@ -62,7 +82,7 @@ def _run(options: Namespace) -> int:
 
 def _serve(options: Namespace) -> int:
     try:
-        from textual_serve.server import Server
+        from easytier_tui.serving import GuardedServer
     except ImportError:
         return _fail("--serve needs the package textual-serve:  pip install 'easytier-kcp-plugin[serve]'")
     command = [sys.executable, "-m", "easytier_tui.main"]
@@ -71,15 +91,18 @@ def _serve(options: Namespace) -> int:
     if options.demo:
         command.append("--demo")
     if options.replay is not None:
-        command += ["--replay", str(options.replay), "--speed", str(options.speed)]
+        command += ["--replay", str(options.replay), "--speed", str(options.speed or 1.0)]
     host, port = options.serve
-    Server(shlex.join(command), host=host, port=port, title=PROGRAM_NAME).serve()
+    try:
+        GuardedServer(shlex.join(command), host, port, PROGRAM_NAME).run(
+            lambda url: print(f"{PROGRAM_NAME}: open {url} in a browser; ctrl+c ends it", flush=True)
+        )
+    except OSError as error:
+        return _fail(f"cannot serve at {host}:{port}: {os.strerror(error.errno) if error.errno else error}")
     return OK
 
 
 def _is_served() -> bool:
-    import os
-
     return os.environ.get("TEXTUAL_DRIVER", "") != ""
 
 
@@ -104,7 +127,7 @@ def _parser() -> ArgumentParser:
     add("--demo", action="store_true", help="three nodes of its own, with a bad line between them; no root needed")
     add("--record", type=Path, metavar="FILE", help="write all that the first node tells to a new file")
     add("--replay", type=Path, metavar="FILE", help="show such a file instead of a node")
-    add("--speed", type=_checked(_speed), default=1.0, metavar="N", help="replay N times as fast (1)")
+    add("--speed", type=_checked(_speed), metavar="N", help="replay N times as fast (1)")
     add(
         "--serve",
         type=_checked(endpoint),
@@ -128,8 +151,6 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def endpoint(text: str) -> tuple[str, int]:
     """`IP:PORT`, `[IPv6]:PORT`.  Raises ValueError."""
-    from ipaddress import ip_address
-
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not (port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF) or (":" in host and bare == host):

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.cells import cell_len
+
 from easytier_tui import graph, words
 from easytier_tui.model import Model
 from easytier_tui.session import Session
+from easytier_tui.view import FlowView
 from easytier_tui.words import plural
 
 WIDE = 100
@@ -64,14 +67,14 @@ def totals(model: Model, width: int) -> list[tuple[str, str, str]]:
     return lines
 
 
-def banner(session: Session) -> str:
-    """What is wrong with the daemon; "" if nothing is."""
+def banner(session: Session, room: int) -> str:
+    """What is wrong with the daemon; "" if nothing is.  Advice is cut to `room` columns, so that the retry stays in sight."""
     link = session.model.link
     if link.kind == "gone":
-        text = link.text
-        if link.retry_at is not None:
-            text += f".  Retrying in {max(0, round(link.retry_at - session.feed.clock()))} s (r: now)"
-        return text
+        if link.retry_at is None:
+            return link.text
+        retry = f".  Retrying in {max(0, round(link.retry_at - session.feed.clock()))} s (r: now)"
+        return words.fit(link.text, min(cell_len(link.text), max(0, room - len(retry)))) + retry
     if link.kind == "ended" and link.text:
         return f"{link.text}.  What is shown is its last moment; q quits" if "line" not in link.text else link.text
     return ""
@@ -82,6 +85,9 @@ def empty(session: Session) -> Sequence[str]:
     model, view = session.model, session.view
     if model.node is None:
         return [f"Asking {session.feed.address} ..."] if model.link.kind == "connecting" else []
+    if view.error and model.flows:
+        none = f'; nothing matches "{view.held_text}", what was typed before' if view.held_text else ""
+        return [f"The filter is not valid: {view.error}{none}", "esc clears the filter"]
     if view.filter_text and model.flows:
         return [f'0 of {plural(len(model.flows), "flow")} match "{view.filter_text}"', "esc clears the filter"]
     if model.flows:
@@ -101,6 +107,11 @@ def empty(session: Session) -> Sequence[str]:
         record = peer.record
         lines.append(f"  KCP to {record.hostname or record.peer_id}: {f'no, {record.kcp}' if record.kcp else 'yes'}")
     return lines
+
+
+def wrong_filter(view: FlowView) -> str:
+    """What is shown instead, and why."""
+    return f"not valid, shown: {view.held_text or 'all'} · {view.error}"
 
 
 def status(session: Session, shown: int, *, small: bool) -> str:

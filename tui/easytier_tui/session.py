@@ -65,6 +65,11 @@ class Session:
         """The moment that is shown."""
         return self.feed.clock() if self._frozen is None else self._frozen[1]
 
+    def has_ended(self, key: str) -> bool:
+        """Whether the flow has, by the newest news, paused or not; what is forgotten has."""
+        state = self._model.flows.get(key)
+        return state is None or state.ended_at is not None
+
     @property
     def name(self) -> str:
         """Of the node, else where it should be."""

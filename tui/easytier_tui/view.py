@@ -26,6 +26,8 @@ class FlowView:
         self.column: Column[FlowState] = columns.FLOW["age"]
         self.descending = True
         self.shows_ended = True
+        self.held_text = ""
+        """The last good filter, which selects the rows."""
         self._accepts = filters.parse("")
         self._ranks: dict[str, int] = {}
         self._ordered_at = float("-inf")
@@ -38,6 +40,8 @@ class FlowView:
             self._accepts = filters.parse(text)
         except ValueError as error:
             self.error = str(error)
+        else:
+            self.held_text = self.filter_text
 
     def sort(self, name: str, descending: bool | None = None) -> None:
         """By this column; asked for twice, the other way round."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from typing import Final
 
@@ -84,6 +85,14 @@ def clock(at: float) -> str:
 def plural(number: int, noun: str) -> str:
     """`1 peer`, `3 peers`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` columns; what continues a line stands two columns further in."""
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    if width <= 2 * len(indent):
+        return [text]
+    return textwrap.wrap(text, width, subsequent_indent=indent) or [""]
 
 
 def fit(text: str, width: int, *, right: bool = False) -> str:

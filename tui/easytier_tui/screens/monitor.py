@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
@@ -24,6 +25,10 @@ MIN_HEIGHT_FOR_PEERS = 18
 MIN_HEIGHT_FOR_TOTALS = 14
 SMALL_WIDTH = 60
 MAX_PEER_ROWS = 6
+BANNER_LINES = 4
+"""As in the style sheet."""
+BANNER_SLACK = 36
+"""Columns that wrapping at words may leave empty."""
 
 
 class TabLabel(Static):
@@ -81,7 +86,7 @@ class MonitorScreen(LiveScreen):
         self._draw_title(width)
         self._draw_tabs()
         banner = self.query_one("#banner", Static)
-        text = messages.banner(session)
+        text = messages.banner(session, BANNER_LINES * (width - 2) - BANNER_SLACK)
         banner.display = bool(text)
         banner.update(text)
         totals = self.query_one("#totals", Static)
@@ -94,7 +99,10 @@ class MonitorScreen(LiveScreen):
         status = self.query_one("#status", Static)
         problem = session.view.error
         status.set_class(bool(problem), "-problem")
-        status.update(problem or messages.status(session, shown, small=width < SMALL_WIDTH or height < MIN_HEIGHT_FOR_TOTALS))
+        if problem:
+            status.update(messages.wrong_filter(session.view))
+        else:
+            status.update(messages.status(session, shown, small=width < SMALL_WIDTH or height < MIN_HEIGHT_FOR_TOTALS))
 
     def _draw_title(self, width: int) -> None:
         left, right = messages.title(self.session, width)
@@ -108,11 +116,19 @@ class MonitorScreen(LiveScreen):
         tabs.display = len(sessions) > 1
         for index in range(len(tabs.children), len(sessions)):
             tabs.mount(TabLabel(index))
+        ends, current = [0], 0
         for session, label in zip(sessions, tabs.query(TabLabel), strict=False):
             gone = " (no answer)" if session.model.link.kind == "gone" else ""
             is_current = session is self.session
-            label.update(f"[{session.name}{gone}]" if is_current else f" {session.name}{gone} ")
+            text = f"[{session.name}{gone}]" if is_current else f" {session.name}{gone} "
+            label.update(text)
             label.set_class(is_current, "-current")
+            ends.append(ends[-1] + cell_len(text))
+            if is_current:
+                current = ends[-1]
+        # Tabs at the left give way until the one that is shown fits.
+        for label, begin in zip(tabs.query(TabLabel), ends, strict=False):
+            label.display = current - begin <= self.size.width - 2 or label.has_class("-current")
 
     def _draw_flows(self, listing: Listing) -> int:
         session = self.session
@@ -150,7 +166,9 @@ class MonitorScreen(LiveScreen):
     # Asked for by keys and mouse
 
     def action_filter(self) -> None:
-        self.set_focus(self.query_one("#filter", Input))
+        field = self.query_one("#filter", Input)
+        self.set_focus(field)
+        field.cursor_position = len(field.value)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         # Its key comes first everywhere but in a text field, where it is a letter.
@@ -167,6 +185,8 @@ class MonitorScreen(LiveScreen):
 
     @on(Input.Submitted, "#filter")
     def _filter_kept(self) -> None:
+        # Of one that is too long the beginning is shown.
+        self.query_one("#filter", Input).cursor_position = 0
         self._focus_table()
 
     def _focus_table(self) -> None:

@@ -7,8 +7,9 @@ each time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Final
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual.app import RenderResult
@@ -16,9 +17,16 @@ from textual.widget import Widget
 
 from easytier_tui.bindings import Key
 
+ALWAYS: Final = 2
+"""Keys at the end that are never left out: help and quit."""
+
+
+def _width(key: Key) -> int:
+    return cell_len(f"{key.shown} {key.label} ")
+
 
 class KeyLine(Widget):
-    """Those of `keys` that have a label."""
+    """Those of `keys` that have a label; where there is no room for all, those before the last two give way."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"keyline--key"}
 
@@ -26,10 +34,20 @@ class KeyLine(Widget):
         super().__init__()
         self._keys = [key for key in keys if key.label]
 
+    def _fitting(self) -> list[Key]:
+        shown, last = [], self._keys[-ALWAYS:]
+        room = self.size.width - sum(map(_width, last))
+        for key in self._keys[:-ALWAYS]:
+            room -= _width(key)
+            if room < 0:
+                break
+            shown.append(key)
+        return [*shown, *last]
+
     def render(self) -> RenderResult:
         text = Text(no_wrap=True, overflow="crop")
         style = self.get_component_rich_style("keyline--key", partial=True)
-        for key in self._keys:
+        for key in self._fitting():
             click = Style.on(click=f"app.simulate_key('{key.key.partition(',')[0]}')")
             text.append(key.shown, style + click)
             text.append(f" {key.label}", click)

@@ -75,9 +75,10 @@ class Listing(ScrollView, can_focus=True):
         arrow: str = "",
         empty: Sequence[str] = (),
     ) -> None:
-        """The rows from now on; `draw` gives a row when it is in sight, and `empty` stands there instead of none."""
+        """The rows from now on; `draw` gives a row when it is in sight, and `empty` stands there instead of none, wrapped."""
         before = self.cursor
-        self.keys, self._columns, self._draw, self._empty = keys, columns, draw, empty
+        self.keys, self._columns, self._draw = keys, columns, draw
+        self._empty = [part for line in empty for part in words.wrap(line, self.room - MARKER)]
         heads = [
             words.fit(column.title + (arrow if column.name == sorted_by else ""), width, right=column.right)
             for column, width in columns
