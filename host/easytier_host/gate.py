@@ -53,6 +53,7 @@ logger = logging.getLogger("easytier.flows")
 # Ours.
 OPEN_TIMEOUT: Final = 10.0
 """Seconds that a transport may take to open a flow, whatever its own bound: the application's TCP SYN is held all the while."""
+OWN_DESTINATION: Final = "the destination is this node"
 MAX_HELD: Final = 1024
 """Flows whose SYN is held at once; the next ones are not asked about and go by plain TCP."""
 
@@ -227,6 +228,8 @@ class FlowGate:
         peer = self.peer_for(key.destination_ip)
         # Without a device flows begin at a port of ours.
         flow = TcpFlow(0, key, "forwarded" if self.device is None else "outbound", peer, self._wall_clock())
+        if self._is_own(key.destination_ip):
+            return flow, [], Selection(TCP, OWN_DESTINATION, "default")
         if peer is None:
             return flow, [], Selection(TCP, f"no peer has {key.destination_ip}", "default")
         candidates = self._candidates(flow)
@@ -366,7 +369,7 @@ class FlowGate:
         """Select and dial for a flow that enters at this node; raises OSError."""
         ip, obstacle = flow.key.destination_ip, self._plain_obstacle
         if self._is_own(ip):
-            selection = Selection(TCP, "the destination is this node", "default")
+            selection = Selection(TCP, OWN_DESTINATION, "default")
         elif flow.peer is None:
             raise OSError(f"no peer has {ip}")
         else:

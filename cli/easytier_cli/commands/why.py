@@ -46,6 +46,8 @@ def why(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, op
 
 
 def _where(told: portal_own_pb2.ExplainResponse) -> str:
+    if not told.peer_id and told.reason.startswith("the destination is this node"):
+        return "this node itself"
     if not told.peer_id:
         return "no node has this address; easytier-cli route lists what each of them has"
     way = "direct" if told.hops <= 1 else f"{told.hops} hops, the next one {told.next_hop_hostname}"

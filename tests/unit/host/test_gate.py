@@ -728,3 +728,12 @@ async def test_with_a_full_table_nothing_enters_here() -> None:
         w.gate.admit([SYN_FRAME])
         with pytest.raises(OSError, match="as many flows as it can"):
             await w.gate.dial(KEY)
+
+
+async def test_what_a_flow_to_this_node_itself_would_get() -> None:
+    async with world() as w:
+        w.offer(FakeTransport())
+        key = FlowKey(IPv4Address("10.144.0.1"), 1, IPv4Address("10.144.0.1"), 22)
+        flow, candidates, selection = await w.gate.explain(key)
+        assert (flow.peer, candidates) == (None, [])
+        assert selection == Selection("tcp", "the destination is this node", "default")
