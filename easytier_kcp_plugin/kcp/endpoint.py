@@ -20,7 +20,7 @@ from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, KcpError, Role
 from easytier_kcp_plugin.kcp.handshake import KINDS, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, RST, Flag, PacketType
-from easytier_kcp_plugin.kcp.session import PING_AFTER, Session
+from easytier_kcp_plugin.kcp.session import Session
 from easytier_kcp_plugin.kcp.siblings import Siblings
 
 _U32: Final = 0xFFFF_FFFF
@@ -28,7 +28,7 @@ _U32: Final = 0xFFFF_FFFF
 # Ours.
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds; as long as stock's."""
-SHADOW_LIFE: Final = PING_AFTER
+SHADOW_LIFE: Final = 10.0
 """Seconds that an established session may wait to be announced."""
 OPEN_BURST: Final = 4
 OPEN_GAP: Final = 0.003

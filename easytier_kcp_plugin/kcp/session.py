@@ -37,7 +37,11 @@ ACCEPT_MIN: Final = 1.0
 REOPEN_TIME: Final = 5.0
 EARLY_BYTES: Final = 64 * 1024
 """Kept for a second conversation until the first is proven.  One window of a fresh path."""
-PING_AFTER: Final = 10.0
+PING_AFTER: Final = 25.0
+STOCK_PING_AFTER: Final = 15.0
+"""To a stock peer more often: only so is a FIN of its found out about that was lost."""
+PING_AGAIN: Final = 5.0
+"""After one without an answer, so that SILENCE is proven by seven, and not by two that a bad line may lose."""
 DOUBT_AFTER: Final = 1.0
 """After the last payload of a stock peer, which sends its FIN once: it might have been lost."""
 HELD_BODY: Final = b"held"
@@ -542,9 +546,9 @@ class Session:
             doubt = max(DOUBT_AFTER, 4 * self._rtt())
             if self._pinged_at < worked_at or self._pong_due:
                 return max(worked_at, self._pinged_at) + doubt
-            return self._pinged_at + PING_AFTER
+            return self._pinged_at + STOCK_PING_AFTER
         if self.peer_offer is not None or self.state is not State.PEER_CLOSED:
-            return quiet_since + PING_AFTER
+            return self._pinged_at + PING_AGAIN if self._pinged_at > self._heard_at else quiet_since + PING_AFTER
         if self._engine is not None and not self._engine.drained:
             quiet_since = min(quiet_since, max(self._engine.progress_at, self._pinged_at))
         return quiet_since + HALF_CLOSED_PING_AFTER
