@@ -70,11 +70,13 @@ def test_an_answer_may_wait_for_the_end_of_the_request(joined: tuple[str, KcpPai
 
 
 def test_a_reader_that_sleeps_costs_no_memory(joined: tuple[str, KcpPair, Games]) -> None:
-    _, nodes, played = joined
+    """No more than the windows, which between our own ends may grow to 19 MB a direction."""
+    name, nodes, played = joined
     ours = [node for node in (nodes.source, nodes.destination) if isinstance(node, OurNode)]
     played.play("download", size_bytes=1_000_000)
     before = [node.process.resident_bytes() for node in ours]
-    client = played.begin("download", size_bytes=40_000_000, sleep=3.0, after_bytes=500_000)
+    size_bytes, bound = (100_000_000, 50_000_000) if name == "ours-ours" else (40_000_000, 24_000_000)
+    client = played.begin("download", size_bytes=size_bytes, sleep=3.0, after_bytes=500_000)
     highest = list(before)
 
     def ended() -> bool:
@@ -85,7 +87,7 @@ def test_a_reader_that_sleeps_costs_no_memory(joined: tuple[str, KcpPair, Games]
     wait_for(ended, "end of the download", 40)
     finish(client)
     for node, low, high in zip(ours, before, highest, strict=True):
-        assert high - low < 24_000_000, f"{node!r} grew by {high - low} bytes"
+        assert high - low < bound, f"{node!r} grew by {high - low} bytes"
 
 
 def test_a_refusal_is_felt_at_once(joined: tuple[str, KcpPair, Games]) -> None:
