@@ -20,7 +20,7 @@ WIDE: Final = (
 DROPPABLE: Final = ("loss", "retr", "age", "rtt", "up/s", "down/s", "sent", "received")
 """What a narrow terminal does without, first to go first."""
 
-_STOCK_STATES: Final = {
+STOCK_STATES: Final = {
     "SynReceived": "seen",
     "ConnectingDst": "connecting",
     "Connected": "connected",
@@ -28,6 +28,7 @@ _STOCK_STATES: Final = {
     "ClosingDst": "half-closed",
     "Closed": "closed",
 }
+"""Names of the states in stock's messages, without their ending -> ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def of_stock(entry: portal_pb2.TcpProxyEntry) -> FlowRow:
         source=output.socket_address(entry.src),
         destination=output.socket_address(entry.dst),
         transport=output.enum_name(entry, "transport_type").lower(),
-        state=_STOCK_STATES.get(state, "unknown"),
+        state=STOCK_STATES.get(state, "unknown"),
         started_at=float(entry.start_time),
     )
 
@@ -127,8 +128,8 @@ def as_object(flow: portal_own_pb2.FlowInfo) -> dict[str, Any]:
 
 
 def age(seconds: float) -> str:
-    """`14s`, `2m11s`, `3h05m`, `2d04h`."""
-    whole = max(0, int(seconds))
+    """`14s`, `2m11s`, `3h05m`, `2d04h`; at most 6 columns for three years."""
+    whole = max(0, int(min(seconds, 1e11)))
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:

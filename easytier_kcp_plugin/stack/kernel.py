@@ -28,7 +28,7 @@ import anyio
 
 from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.services import HostServices, Link
-from easytier_hooks.streams import SocketStream, TcpConnection, reset_on_close
+from easytier_hooks.streams import SocketStream, TcpConnection, abort
 from easytier_hooks.types import FlowKey
 from easytier_kcp_plugin.stack.rewrite import SYN, Ends, Rewriter, tcp_flags, tcp_sequence
 
@@ -202,8 +202,7 @@ class KernelStack:
     def _take(self, connection: socket.socket, address: str, port: int) -> None:
         entry = self._entries.get(port)
         if address != str(self._fake) or entry is None or entry.accepted.is_set():
-            reset_on_close(connection)
-            connection.close()
+            abort(connection)
             return
         entry.stream = _KernelConnection(connection, partial(self._linger, entry))
         entry.accepted.set()

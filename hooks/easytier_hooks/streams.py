@@ -94,7 +94,7 @@ class SocketStream(TcpConnection):
     def reset(self) -> None:
         """See `TcpConnection`."""
         if self._socket.fileno() >= 0:
-            reset_on_close(self._socket)
+            _reset_on_close(self._socket)
             self._close()
 
     def _close(self) -> None:
@@ -126,6 +126,12 @@ async def connect(ip: IPAddress, port: int) -> SocketStream:
         raise
 
 
-def reset_on_close(connection: socket.socket) -> None:
-    """Let the close of a socket send RST instead of FIN."""
+def abort(connection: socket.socket) -> None:
+    """Close a socket with RST instead of FIN, so that the other end sees no clean end; no effect on a closed one."""
+    if connection.fileno() >= 0:
+        _reset_on_close(connection)
+        connection.close()
+
+
+def _reset_on_close(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

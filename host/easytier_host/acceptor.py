@@ -15,8 +15,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from easytier_hooks.services import Endpoint
-from easytier_hooks.streams import SocketStream
-from easytier_host.sockets import abort, to_endpoint
+from easytier_hooks.streams import SocketStream, abort
+from easytier_host.sockets import to_endpoint
 
 logger = logging.getLogger("easytier.forward")
 

@@ -1,21 +1,13 @@
-"""Small things that several modules do to sockets."""
+"""Addresses and datagrams of sockets, as several modules need them."""
 
 from __future__ import annotations
 
 import socket
-import struct
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from easytier_hooks.services import Endpoint
-
-
-def abort(connection: socket.socket) -> None:
-    """Close a socket with RST instead of FIN, so that the other end sees no clean end; no effect on a closed one."""
-    if connection.fileno() >= 0:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
 
 
 def to_endpoint(address: tuple[Any, ...]) -> Endpoint:

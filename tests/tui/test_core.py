@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from easytier_cli.flows import age
 from easytier_tui import columns, graph, model, words
 from easytier_tui.history import LIMIT, History
 from easytier_tui.model import Model
@@ -53,7 +54,7 @@ def test_round_trips(seconds: float | None, text: str) -> None:
     ("seconds", "text"), [(-1, "0s"), (14.9, "14s"), (131, "2m11s"), (11_100, "3h05m"), (187_200, "2d04h")]
 )
 def test_ages(seconds: float, text: str) -> None:
-    assert words.age(seconds) == text
+    assert age(seconds) == text
 
 
 @given(st.floats(min_value=0, max_value=2**64), st.floats(min_value=0, max_value=9999))

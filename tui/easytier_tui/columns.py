@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from easytier_cli.flows import age
 from easytier_tui import words
 from easytier_tui.model import FlowState, PeerState
 from easytier_tui.records import PeerRecord
@@ -34,8 +35,8 @@ class Column(Generic[T]):
 
 def _flow_age(state: FlowState, now: float) -> str:
     if state.ended_at is not None:
-        return f"{words.age(now - state.ended_at)} ago"
-    return words.age(now - state.record.started_at)
+        return f"{age(now - state.ended_at)} ago"
+    return age(now - state.record.started_at)
 
 
 def peer_name(state: FlowState) -> str:

@@ -8,20 +8,13 @@ from ipaddress import IPv4Network
 from typing import Final
 
 from easytier_cli import output
+from easytier_cli.flows import STOCK_STATES
 from easytier_host.rpc.client import common_pb2, portal_own_pb2, portal_pb2
 from easytier_tui.records import ConnectionRecord, FlowNote, FlowRecord, NodeRecord, PeerRecord
 from easytier_tui.words import clean
 
 # Wire: EasyTier accepts KCP since this version.
 KCP_SINCE: Final = (2, 2)
-_STOCK_STATES: Final = {
-    "SynReceived": "seen",
-    "ConnectingDst": "connecting",
-    "Connected": "connected",
-    "ClosingSrc": "half-closed",
-    "ClosingDst": "half-closed",
-    "Closed": "closed",
-}
 _CAPABILITIES: Final = {
     "kcp_input": "accepts KCP",
     "quic_input": "accepts QUIC",
@@ -177,7 +170,7 @@ def stock_flow(entry: portal_pb2.TcpProxyEntry, owners: Owners = NO_OWNERS) -> F
         flow_id=None,
         source=source,
         destination=destination,
-        state=_STOCK_STATES.get(state, "unknown"),
+        state=STOCK_STATES.get(state, "unknown"),
         transport=transport,
         started_at=float(entry.start_time),
         peer_id=peer_id,

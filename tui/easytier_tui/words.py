@@ -62,18 +62,6 @@ def count(number: int | None) -> str:
     return f"{number / 1000:.1f}k" if number < 999_950 else f"{number / 1e6:.1f}M"
 
 
-def age(seconds: float) -> str:
-    """`14s`, `2m11s`, `3h05m`, `2d04h`; at most 6 columns for three years."""
-    whole = max(0, int(min(seconds, 1e11)))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86_400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"
-
-
 def clock(at: float) -> str:
     """Local time of the day, with milliseconds."""
     try:

@@ -9,6 +9,7 @@ from textual.binding import BindingType
 from textual.containers import Grid, VerticalScroll
 from textual.widgets import Static
 
+from easytier_cli.flows import age
 from easytier_tui import bindings, columns, export, words
 from easytier_tui.model import FlowState
 from easytier_tui.screens.page import Fact, Page, facts
@@ -99,9 +100,9 @@ def flow_facts(session: Session, state: FlowState) -> list[Fact]:
     """Name and text of what is known."""
     record, now = state.record, session.now
     lived = (record.ended_at or state.ended_at or now) - record.started_at
-    what = f"{record.state} for {words.age(lived)}" if state.ended_at is None else f"{record.state} after {words.age(lived)}"
+    what = f"{record.state} for {age(lived)}" if state.ended_at is None else f"{record.state} after {age(lived)}"
     if state.ended_at is not None:
-        what += f", {words.age(now - state.ended_at)} ago"
+        what += f", {age(now - state.ended_at)} ago"
     found = [("Flow", f"{record.source} → {record.destination}"), ("State", what)]
     if record.end_reason:
         found.append(("Ended", record.end_reason))
