@@ -11,7 +11,7 @@ import heapq
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -20,6 +20,7 @@ from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, KcpError, Role
 from easytier_kcp_plugin.kcp.handshake import KINDS, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, RST, Flag, PacketType
+from easytier_kcp_plugin.kcp.openings import Openings
 from easytier_kcp_plugin.kcp.session import Session
 from easytier_kcp_plugin.kcp.siblings import Siblings
 
@@ -30,21 +31,15 @@ CONNECT_TIMEOUT: Final = 10.0
 """Seconds; as long as stock's."""
 SHADOW_LIFE: Final = 10.0
 """Seconds that an established session may wait to be announced."""
-OPEN_BURST: Final = 4
-OPEN_GAP: Final = 0.003
-"""Seconds between SYNs to one stock peer after a burst: its accept queue holds four, and loses the rest without a word."""
-REOPEN_GAP: Final = 0.02
-"""The same for flows that it lost so. Over an underlay of TCP what was sent apart arrives together, after each loss."""
 RST_BURST: Final = 64
 RST_RATE: Final = 64.0
 """Answers to strangers a second: enough to clear a restarted peer's flows, nothing for a flood."""
 MAX_IDLE_PATHS: Final = 1024
 MAX_LINGERING: Final = 4096
-CROWDED_AT: Final = 256
-"""Sessions above which a further one gets the small window: 4096 full ones would hold 10 GB."""
-WINDOW: Final = 1024
-CROWDED_WINDOW: Final = 128
-"""Segments; less than this ikcp does not do."""
+WINDOWS: Final = ((256, 1024), (2048, 128))
+"""(Up to so many sessions, receive window of a further one in segments): full ones for all would hold 20 GB."""
+CROWDED_WINDOW: Final = 32
+"""Segments, beyond these.  The engine `kcp` makes it 128."""
 
 
 _SiblingsKey: TypeAlias = tuple[int, SocketAddress | None, SocketAddress | None]
@@ -58,10 +53,11 @@ class LimitReached(KcpError):
 class Limits:
     """Caps and times that a configuration may change."""
 
-    sessions: int = 4096
-    sessions_per_peer: int = 512
-    half_open: int = 512
-    half_open_per_peer: int = 64
+    sessions: int = 16_384
+    sessions_per_peer: int = 12_288
+    """A stock opener that is in doubt makes five of one flow."""
+    half_open: int = 2048
+    half_open_per_peer: int = 1024
     half_close_idle: float = 5.0
     """Seconds; see docs/kcp.md, Ends."""
 
@@ -115,7 +111,7 @@ class _Peer:
     """With those that linger, and with every attempt of an opener."""
     live: int = 0
     is_ours: bool = False
-    slot: float = -math.inf
+    openings: Openings[Session] = field(default_factory=Openings)
     half_open: int = 0
 
 
@@ -134,14 +130,19 @@ class Endpoint:
         first_conv: int,
         limits: Limits | None = None,
         holds: bool = False,
+        is_stream: Callable[[int], bool] = lambda _peer_id: False,
     ) -> None:
-        """With `holds` the SYN of a peer of our kind is answered only when `confirm` says that its destination was reached."""
+        """With `holds` the SYN of a peer of our kind is answered only when `confirm` says that its destination was reached.
+
+        `is_stream`: whether the way to a peer is a stream, which keeps the order and repeats what is lost.
+        """
         self.limits = limits or Limits()
         self.half_close_idle = self.limits.half_close_idle
         self.counters = EndpointCounters()
         self._peer_id = peer_id
         self._make_path = paths
         self._holds = holds
+        self._is_stream = is_stream
         self._next_conv = first_conv & _U32
         self._peers: dict[int, _Peer] = {}
         self._idle_peers: OrderedDict[int, None] = OrderedDict()
@@ -151,6 +152,8 @@ class Endpoint:
         self._siblings: dict[_SiblingsKey, Siblings] = {}
         self._engines: dict[Engine, tuple[Session, int]] = {}
         self._touched: dict[Session, None] = {}
+        self._freed: set[int] = set()
+        """Peers of which an opening has ended, so that another may begin."""
         self._wakes: dict[int, float] = {}
         self._timers: list[tuple[float, int, Session]] = []
         self._order = itertools.count()
@@ -270,6 +273,7 @@ class Endpoint:
         self._run_timers(now)
         for session in list(self._touched):
             session.settle(now)
+        self._admit(now)
         self._pump(congested, now)
         while self._touched:
             session, _ = self._touched.popitem()
@@ -295,6 +299,14 @@ class Endpoint:
                 break
             session.reset(CloseReason.SUPERSEDED, now)
             self._touched[session] = None
+
+    def _admit(self, now: float) -> None:
+        for peer_id in self._freed:
+            peer = self._peers.get(peer_id)
+            for session in () if peer is None else peer.openings.admit(every=peer.is_ours):
+                session.begin_attempts(now)
+                self._touched[session] = None
+        self._freed.clear()
 
     def _pump(self, congested: Collection[int], now: float) -> None:
         due = {peer_id for peer_id, wake in self._wakes.items() if wake <= now}
@@ -404,13 +416,21 @@ class Endpoint:
     # What sessions ask of us (SessionHost).
 
     def opening_slot(self, session: Session, now: float) -> float:
-        """When the first SYN of `session` may leave."""
+        """When the first SYN of `session` may leave; infinite if `begin_attempts` will be called again."""
         peer = self._peers[session.peer_id]
         if peer.is_ours:
             return now
-        gap = REOPEN_GAP if session.reopenings else OPEN_GAP
-        peer.slot = max(peer.slot, now) + gap
-        return max(now, peer.slot - OPEN_BURST * gap)
+        stream = self._is_stream(session.peer_id)
+        return peer.openings.begin(session, now, stream=stream, again=session.reopenings > 0)
+
+    def opening_ended(self, session: Session) -> None:
+        """`session` is served, or will not be."""
+        self._peers[session.peer_id].openings.end(session)
+        self._freed.add(session.peer_id)
+
+    def is_stream(self, peer_id: int) -> bool:
+        """Whether the way to a peer keeps the order and repeats what is lost."""
+        return self._is_stream(peer_id)
 
     def new_conv(self, session: Session) -> int:
         """A conv that leads to `session` from now on."""
@@ -435,7 +455,8 @@ class Endpoint:
 
     def open_engine(self, session: Session, conv: int, now: float) -> Engine:
         """An engine on the session's path, whose datagrams leave as packets of `conv`."""
-        window = WINDOW if len(self._live) <= CROWDED_AT else CROWDED_WINDOW
+        sessions = len(self._live)
+        window = next((window for limit, window in WINDOWS if sessions <= limit), CROWDED_WINDOW)
         engine = session.path.open(conv, window, now)
         self._engines[engine] = (session, conv)
         return engine
@@ -458,12 +479,14 @@ class Endpoint:
     def proven(self, session: Session, now: float) -> None:
         """The peer's engine was heard for the first time."""
         self._peers[session.peer_id].is_ours = session.peer_offer is not None
+        self.opening_ended(session)
         if session.siblings is not None and session.siblings.proven(session, now):
             self._leave_half_open(session)
             self._announce(session)
 
     def over(self, session: Session) -> None:
         """The session has ended for the application; a conversation of it may linger."""
+        self.opening_ended(session)
         peer = self._peers[session.peer_id]
         del self._live[session]
         peer.live -= 1

@@ -68,8 +68,11 @@ class Engine(Protocol):
         """The peer is of our kind and says this of itself.  Without this call the rules for stock hold."""
         ...
 
-    def ask(self, now: float) -> None:
-        """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes."""
+    def ask(self, now: float, *, again: bool = False) -> None:
+        """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes.
+
+        While it is being asked, this has no effect; with `again` it begins anew.
+        """
         ...
 
     def close(self) -> None:

@@ -234,8 +234,8 @@ class IkcpEngine:
     def meet(self, offer: Offer) -> None:
         """Nothing that the package does depends on it."""
 
-    def ask(self, now: float) -> None:
-        if self._ask_at is None and not self._closed:
+    def ask(self, now: float, *, again: bool = False) -> None:
+        if (again or self._ask_at is None) and not self._closed:
             self._ask_wait = ASK_MIN if self._path.rtt is None else min(max(2 * self._path.rtt, ASK_MIN), ASK_MAX)
             self._ask_at = now
             self._path.activate(self)

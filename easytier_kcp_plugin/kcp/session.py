@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from easytier_kcp_plugin.kcp.acceptance import Acceptance, Doubt
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
 from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics, Path
 from easytier_kcp_plugin.kcp.events import (
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 HEDGE_AFTER: Final = 1.0
 MAX_ATTEMPTS: Final = 5
 """Convs that one opening may use up, as many as stock's; and how often an opening may be repeated."""
-ACCEPT_MIN: Final = 1.0
 REOPEN_TIME: Final = 5.0
 EARLY_BYTES: Final = 64 * 1024
 """Kept for a second conversation until the first is proven.  One window of a fresh path."""
@@ -99,14 +99,18 @@ class Session:
         self._ended_at = self._closed_at = self._drained_at = math.inf
         self._pinged_at = now
         self._pong_due = False
-        self._open_until = self._accept_by = self._hedge_at = math.inf
+        self._open_until = self._hedge_at = math.inf
+        self._open_time = REOPEN_TIME
+        """Seconds that an opening may take, once it has begun."""
         self._held_conv: int | None = None
         self._peer_dials = False
         """Whether an acceptor of our kind has said that it is reaching the destination."""
         self._attempts = 0
         self.reopenings = 0
         """How often a stock peer has lost the conversation that it had accepted."""
-        self._attempted_at, self._accept_wait, self._accept_pinged = now, ACCEPT_MIN, False
+        self._attempted_at = now
+        self._acceptance: Acceptance | None = None
+        """Of an opener whose peer is not known to be ours, until a segment comes."""
 
     # What a host may know.
 
@@ -142,8 +146,8 @@ class Session:
 
     def connect(self, timeout: float, now: float) -> None:
         """Begin to open."""
-        self._open_until = now + timeout
-        self._begin_attempts(now)
+        self._open_time = timeout
+        self.begin_attempts(now)
 
     def accept(self, conv: int, now: float) -> None:
         """Answer the SYN that made this session."""
@@ -231,6 +235,11 @@ class Session:
         if kind is Input.PONG and self._pong_due and body == PING_BODY:
             self._pong_due = False
             self.path.sample_rtt(now - self._pinged_at)
+            if self._acceptance is not None:
+                self._acceptance.pong(now)
+                self._doubt_acceptance(now)
+                # The third packet has been taken in, one way or the other.
+                self._host.opening_ended(self)
         handshake.rtt = self.path.rtt
         if kind is Input.RST and self._is_lost_fin(conv, body, now):
             kind = Input.FIN
@@ -274,8 +283,7 @@ class Session:
             self.reset(CloseReason.DESTINATION_SILENT if self._peer_dials else CloseReason.NO_ANSWER, now)
         if self._hedge_at <= now:
             self._attempt(now)
-        if self._accept_by <= now:
-            self._doubt_acceptance(now)
+        self._doubt_acceptance(now)
         if self.reason is not None or self.conv is None:
             return
         reason = self._overdue(now)
@@ -302,7 +310,9 @@ class Session:
         """When `tick` wants to be called; infinite once everything is over."""
         times = [handshake.deadline for handshake in self._handshakes.values()]
         if self.reason is None:
-            times += (self._open_until, self._hedge_at, self._accept_by, self._closed_at + CLOSE_LIMIT)
+            times += (self._open_until, self._hedge_at, self._closed_at + CLOSE_LIMIT)
+            if self._acceptance is not None:
+                times.append(self._acceptance.deadline)
             if self.conv is not None:
                 times += (self._heard_at + SILENCE, self._ping_time(), self._finish_time(now))
                 if self._engine is not None and self._engine.in_flight:
@@ -318,11 +328,11 @@ class Session:
 
     # Opening.
 
-    def _begin_attempts(self, now: float) -> None:
+    def begin_attempts(self, now: float) -> None:
+        """Begin to open, at once or when it is this session's turn.  What it waits for that is not the peer's time."""
         self._attempts = 0
         self._hedge_at = self._host.opening_slot(self, now)
-        if self.reopenings:
-            self._open_until = self._hedge_at + REOPEN_TIME
+        self._open_until = self._hedge_at + self._open_time
         if self._hedge_at <= now:
             self._attempt(now)
 
@@ -364,13 +374,13 @@ class Session:
             self._host.send(self, other, RST, b"")
             self._drop(other)
         # After repeated SYNs the RTT may be unknown, but not longer than this.
-        self._accept_wait = max(ACCEPT_MIN, 4 * max(self._rtt(), now - self._attempted_at))
-        self._accept_by = now + self._accept_wait / 2
-        self._accept_pinged = False
+        rtt = max(self._rtt(), now - self._attempted_at)
+        self._acceptance = Acceptance(now, rtt, stream=self._host.is_stream(self.peer_id))
         if self._early:
             self._engine.send(bytes(self._early))
         # Whatever the application does, this shows whether the peer has an engine, and lets a server speak first.
         self._engine.ask(now)
+        self._doubt_acceptance(now)
         if not self.was_established:
             self.was_established = True
             self._host.emit(Established(self))
@@ -380,30 +390,34 @@ class Session:
             self._engine.meet(self.peer_offer)
 
     def _doubt_acceptance(self, now: float) -> None:
-        """No segment has come yet.  Begin again only if stock answers PINGs but not WASK: the bytes so far go out twice."""
-        if self.conv is None or self.peer_offer is not None:
-            self._accept_by = math.inf
-        elif not self._accept_pinged or self._pong_due:
-            self._accept_pinged = True
-            self._ping(self.conv, now)
-            self._accept_by = now + self._accept_wait / 2
-        else:
+        if self._acceptance is None or self.conv is None or self._engine is None:
+            return
+        if self.peer_offer is not None:
+            self._acceptance = None
+            return
+        doubt = self._acceptance.tick(now)
+        if doubt is Doubt.LOST:
             self._reopen(now)
+        elif doubt is Doubt.ASK:
+            self._engine.ask(now, again=True)
+            self._ping(self.conv, now)
 
     def _reopen(self, now: float) -> None:
         """The acceptor never took the conversation off its queue: begin again with another."""
-        self._accept_by = math.inf
+        self._acceptance = None
         if self.reopenings >= MAX_ATTEMPTS:
             self.reset(CloseReason.NOT_ACCEPTED, now)
             return
         self.reopenings += 1
+        self._open_time = REOPEN_TIME
+        self._host.opening_ended(self)
         if self.conv is not None:
             self._host.send(self, self.conv, RST, b"")
             self._drop(self.conv)
         self.conv = None
         self._close_engine()
         self.peer_offer = None
-        self._begin_attempts(now)
+        self.begin_attempts(now)
 
     # Bytes.
 
@@ -413,7 +427,7 @@ class Session:
             self._payload_at = now
         if self._unproven and engine.heard:
             self._unproven = False
-            self._accept_by = math.inf
+            self._acceptance = None
             self._early = None
             if self.conv is not None:
                 self._handshakes[self.conv].prove()
@@ -468,8 +482,8 @@ class Session:
         if self.reason is not None:
             return
         self.reason = reason
-        self._open_until = self._hedge_at = self._accept_by = math.inf
-        self._early = None
+        self._open_until = self._hedge_at = math.inf
+        self._acceptance = self._early = None
         if self._engine is not None and not self._reader_gone:
             self._tail += self._engine.receive(_TAIL_READ)
         self._close_engine()

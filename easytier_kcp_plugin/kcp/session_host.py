@@ -18,7 +18,15 @@ class SessionHost(Protocol):
     half_close_idle: float
 
     def opening_slot(self, session: Session, now: float) -> float:
-        """When the first SYN of `session` may leave."""
+        """When the first SYN of `session` may leave; infinite if `begin_attempts` will be called again."""
+        ...
+
+    def opening_ended(self, session: Session) -> None:
+        """`session` is served, or will not be: another may open."""
+        ...
+
+    def is_stream(self, peer_id: int) -> bool:
+        """Whether the way to a peer keeps the order and repeats what is lost."""
         ...
 
     def new_conv(self, session: Session) -> int:

@@ -43,7 +43,7 @@ CONGESTION_PAUSE: Final = 0.005
 MAX_HELD: Final = 4096
 """Packets held for one congested peer.  Engines are not asked meanwhile, so these are answers and handshakes; more are
 dropped."""
-MAX_SERVED: Final = 1024
+MAX_SERVED: Final = 12_288
 _MAX_READ: Final = 65536
 
 

@@ -33,7 +33,7 @@ from easytier_hooks.types import FlowKey
 from easytier_kcp_plugin.stack.rewrite import SYN, Ends, Rewriter, tcp_flags, tcp_sequence
 
 # Ours.
-MAX_FLOWS: Final = 4096
+MAX_FLOWS: Final = 16_384
 ACCEPT_TIMEOUT: Final = 5.0
 """Seconds for the kernel's handshake on this machine; it takes well under a millisecond unless a firewall drops it."""
 LINGER: Final = 30.0

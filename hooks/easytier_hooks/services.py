@@ -81,6 +81,12 @@ class HostServices(Protocol):
         """The neighbour that gets our packets for the peer: itself if it is one. None if it cannot be reached."""
         ...
 
+    def is_stream(self, peer_id: int) -> bool:
+        """Whether our packets for the peer reach it over one connection of TCP: in order, and all the later ones late where one
+        is lost. False where relays are in between.
+        """
+        ...
+
     def send(self, peer_id: int, packet_type: int, payloads: Sequence[bytes]) -> bool:
         """Seal a batch and send it towards a peer. Does not block.
 

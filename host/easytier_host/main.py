@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ logger = logging.getLogger("easytier.main")
 OK: Final = 0
 FAILED: Final = 1
 
+MAX_FILES: Final = 65_536
+"""Descriptors: several for each of the flows that the tables hold."""
 STOP_TIMEOUT: Final = 3.0
 """Seconds for nodes to stop by themselves after a signal; then they are cancelled."""
 
@@ -95,6 +98,7 @@ def _run(loaded: Loaded, options: Options) -> int:
     from easytier_host.log import configured
     from easytier_host.portal.server import PortalError
 
+    _allow_many_files()
     first = loaded.configs[0]
     status = OK
     with ExitStack() as stack:
@@ -109,6 +113,14 @@ def _run(loaded: Loaded, options: Options) -> int:
         except* (NodeError, HooksError, PortalError) as group:
             status = _fail(*map(str, _leaves(group)))
     return status
+
+
+def _allow_many_files() -> None:
+    """Each flow has a socket, and the usual limit of 1024 descriptors is one that a process may raise by itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _run_nodes(configs: Sequence[Config]) -> None:

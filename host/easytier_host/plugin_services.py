@@ -80,6 +80,10 @@ class PluginServices:
     def next_hop_of(self, peer_id: int) -> PeerInfo | None:
         return self._node.next_hop_of(peer_id)
 
+    def is_stream(self, peer_id: int) -> bool:
+        conn = self._node.outbound.connection_to(peer_id)
+        return conn is not None and conn.peer_id == peer_id and conn.tunnel.info.scheme == "tcp"
+
     def send(self, peer_id: int, packet_type: int, payloads: Sequence[bytes]) -> bool:
         if packet_type not in OPEN_TYPES:
             raise ValueError(f"packet type {packet_type} is not open to plugins")

@@ -174,8 +174,8 @@ def test_a_flood_of_requests_holds_a_bounded_number_of_entries() -> None:
         payload = SessionHeader(number, PEER, ME, SYN).encode() + request(number % 60_000 + 1).encode()
         endpoint.receive(PEER, PacketType.KCP_SRC, [payload], number / 1000)
         sent += sum(len(batch.payloads) for batch in endpoint.poll(number / 1000).batches)
-    assert endpoint.held_entries <= 64 * 5
-    assert sent < 64 * 3 * 16
+    assert endpoint.held_entries <= Limits().half_open_per_peer * 5
+    assert sent < Limits().half_open_per_peer * 3 * 16
 
 
 def test_an_established_flood_is_held_to_the_sessions_of_one_peer() -> None:

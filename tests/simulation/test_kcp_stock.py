@@ -133,6 +133,31 @@ def test_many_flows_at_once_all_get_through_the_accept_queue_of_four() -> None:
     assert {bytes(application.incoming) for application in applications} == {RESPONSE}
 
 
+def test_what_a_stream_brings_together_does_not_overrun_the_accept_queue() -> None:
+    """Behind each loss all that was sent meanwhile waits, and comes at once; two hundred flows lose most of themselves so."""
+    stock = acceptor(respond=answer_once_asked, accept_delay=0.0001)
+    network = with_stock_acceptor(stock, Link(loss=0.05, stream=True))
+    applications = [network.connect(REQUEST, port=1000 + index) for index in range(200)]
+    begun = network.now
+    network.run(10.0, lambda: all(application.incoming == RESPONSE for application in applications))
+    assert {bytes(application.incoming) for application in applications} == {RESPONSE}
+    assert network.now - begun < 6.0
+    assert len(stock.dialled) == 200, "no request was made twice"
+    assert network.flags_sent(OPENER).count(SYN) < 400
+
+
+def test_on_a_stream_a_conversation_that_was_lost_is_found_out_soon() -> None:
+    stock = acceptor(respond=answer_once_asked)
+    stock.accepting = False
+    network = with_stock_acceptor(stock, Link(stream=True))
+    application = network.connect(REQUEST)
+    network.run(0.2)
+    stock.accepting = True
+    network.run(0.6, lambda: application.eof)
+    assert application.incoming == RESPONSE
+    assert len(stock.dialled) == 1
+
+
 def test_an_acceptor_that_never_accepts() -> None:
     stock = acceptor()
     stock.accepting = False

@@ -265,9 +265,9 @@ class ArqEngine:
             self.receiver.space.allow(LARGEST_WINDOW)
             self.sender.window.allow(offer.window)
 
-    def ask(self, now: float) -> None:
+    def ask(self, now: float, *, again: bool = False) -> None:
         """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes."""
-        if self._ask_at is math.inf and not self._closed:
+        if (again or self._ask_at is math.inf) and not self._closed:
             self._ask_wait = min(max(2 * self._path.model.rtt.best, ASK_MIN), ASK_MAX)
             self._ask_at = now
             self._path.touch(self)

@@ -113,6 +113,8 @@ async def test_the_view_of_the_node() -> None:
         assert peer.peer_id == b.peer_id
         assert first.next_hop_of(b.peer_id) == peer
         assert first.next_hop_of(99) is None
+        assert not first.is_stream(b.peer_id)
+        assert not first.is_stream(99)
         assert first.capabilities_of(b.peer_id) is not None
         assert first.capabilities_of(99) is None
 

@@ -36,6 +36,8 @@ class Link:
     jitter: float = 0.0
     loss: float = 0.0
     duplicate: float = 0.0
+    stream: bool = False
+    """Whether what is lost is repeated a round trip later, and all behind it waits, as on an underlay of TCP."""
 
 
 @dataclass
@@ -92,8 +94,9 @@ class Network:
         self.random = random.Random(seed)
         self.now = 100.0
         paths = ikcp.paths()
-        self.opener = Endpoint(OPENER, paths, first_conv=0xFFFF_FFF0, limits=limits)
-        self.acceptor = Endpoint(ACCEPTOR, paths, first_conv=7, limits=limits)
+        more: dict[str, Any] = {"limits": limits, "is_stream": lambda _peer_id: self.link.stream}
+        self.opener = Endpoint(OPENER, paths, first_conv=0xFFFF_FFF0, **more)
+        self.acceptor = Endpoint(ACCEPTOR, paths, first_conv=7, **more)
         self.ends: dict[int, End] = {OPENER: self.opener, ACCEPTOR: self.acceptor}
         self.events: dict[int, list[Event]] = {OPENER: [], ACCEPTOR: []}
         self.applications: dict[Session, Application] = {}
@@ -103,6 +106,7 @@ class Network:
         """(time, sender, flags, body) of each packet before it meets the link."""
         self._flying: list[tuple[float, int, int, Packet]] = []
         self._order = itertools.count()
+        self._last_arrival = {OPENER: -math.inf, ACCEPTOR: -math.inf}
         self._deadlines = {OPENER: math.inf, ACCEPTOR: math.inf}
 
     def connect(self, outgoing: bytes = b"", port: int = 50_000, **settings: Any) -> Application:
@@ -187,11 +191,22 @@ class Network:
             self.log.append((self.now, sender, header.flags, payload[14:]))
             if not self.filter((sender, packet_type, payload)):
                 continue
+            if self.link.stream:
+                self._send_in_order(to, (sender, packet_type, payload))
+                continue
             copies = 1 + (self.random.random() < self.link.duplicate)
             for _ in range(copies):
                 if self.random.random() >= self.link.loss:
                     arrival = self.now + self.link.delay + self.random.random() * self.link.jitter
                     heapq.heappush(self._flying, (arrival, next(self._order), to, (sender, packet_type, payload)))
+
+    def _send_in_order(self, to: int, packet: Packet) -> None:
+        repeats = 0
+        while self.random.random() < self.link.loss:
+            repeats += 1
+        arrival = self.now + self.link.delay * (1 + 2 * repeats) + self.random.random() * self.link.jitter
+        self._last_arrival[to] = arrival = max(arrival, self._last_arrival[to])
+        heapq.heappush(self._flying, (arrival, next(self._order), to, packet))
 
     def _deliver(self) -> None:
         batches: dict[tuple[int, int, int], list[bytes]] = {}

@@ -299,15 +299,15 @@ def test_paths_of_peers_without_sessions_are_bounded(monkeypatch: pytest.MonkeyP
 
 
 def test_a_crowded_endpoint_gives_smaller_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "CROWDED_AT", 1)
+    monkeypatch.setattr(endpoint_module, "WINDOWS", ((1, 1024), (2, 256)))
     endpoint = make()
     windows = []
-    for conv in (1, 2):
+    for conv in (1, 2, 3):
         ask(endpoint, conv, conv)
         answers = give(endpoint, push(conv))
         (segment,) = parse_segments(answers[-1][2], conv)[0]
         windows.append(segment.wnd)
-    assert windows == [1023, 127]
+    assert windows == [1023, 255, 127]
 
 
 def test_pings_get_their_body_back() -> None:
