@@ -15,7 +15,7 @@ import pytest
 from easytier_cli.main import main
 from easytier_host.pb import common_pb2, portal_pb2
 from tests.unit.cli import replay
-from tests.unit.cli.nodes import MODULE, answer, node, on_terminal, refusal, route, run
+from tests.unit.cli.nodes import FLOW, MODULE, answer, node, on_terminal, refusal, route, run
 
 # How it ends
 
@@ -184,6 +184,35 @@ def test_a_narrow_terminal_gets_fewer_columns() -> None:
     assert "start_time" not in narrow[0]
     assert "state" in narrow[0]
     assert on_terminal("proxy --no-trunc", 70, known) == on_terminal("proxy", 200, known)
+
+
+@pytest.mark.parametrize(
+    ("command", "stays"),
+    [
+        *(
+            ("proxy", "tran"),
+            ("proxy --wide", "transport"),
+            ("peer", "loss"),
+            ("route", "next_hop_hostname"),
+            ("node", "Virtual IP"),
+        ),
+        *(("stats", "Value"), ("plugins", "state"), ("connector", "status")),
+    ],
+)
+def test_no_line_of_a_table_wraps_on_fifty_columns(command: str, stays: str) -> None:
+    """And what people look for is there."""
+    url = common_pb2.Url(url="tcp://a-rather-long-name.example.org:11010")
+    connectors = portal_pb2.ListConnectorResponse(connectors=[portal_pb2.Connector(url=url, status=portal_pb2.CONNECTED)])
+    metric = portal_pb2.MetricSnapshot(name="node_frames_without_a_way", value=7, labels={"network_name": "a-long-name" * 3})
+    entry = portal_pb2.TcpProxyEntry(src=FLOW.src, dst=FLOW.dst, state=portal_pb2.ConnectingDst, transport_type=portal_pb2.Kcp)
+    known = node(routes=(route(2), route(3)), flows=(FLOW,)) | {
+        ("", "ConnectorManageRpc", 1): answer(connectors),
+        ("", "StatsRpc", 1): answer(portal_pb2.GetStatsResponse(metrics=[metric])),
+        ("kcp_src", "TcpProxyRpc", 1): answer(portal_pb2.ListTcpProxyEntryResponse(entries=[entry])),
+    }
+    lines = on_terminal(command, 50, known)
+    assert max(map(len, lines)) < 50
+    assert stays in lines[0]
 
 
 # How quickly
