@@ -2,7 +2,7 @@
 
 A connection that breaks the framing, stays silent for a minute or does not take its answer is closed, alone.  Caps: 32
 connections, the next ones are reset at once; unfinished requests as in `rpc/framing.Reassembler`; four requests of each
-connection under way, the next one is not read before one of them is answered; 100 requests a second in all, then connections
+connection under way, the next one is not read before one of them is answered; 100 frames a second in all, then connections
 are read more slowly.  Answers may overtake one that waits for news.
 """
 
@@ -118,10 +118,11 @@ class Portal:
                     packet = portal_wire.decode_frame(frame, is_request=True)
                     # A connection is one caller, whoever it says it is: so it has the caps of one.
                     packet.from_peer = portal_wire.PORTAL_PEER_ID
+                    # A piece costs as much as a whole question, which it nearly always is.
+                    await self._allowance.take()
                     complete = reassembler.add(packet, self._clock())
                     if complete is not None:
                         await slots.acquire()
-                        await self._allowance.take()
                         replies.start_soon(reply, *complete)
 
     async def _answer(self, session: Session, request: common_pb2.RpcPacket, content: bytes) -> bytes:
