@@ -11,6 +11,7 @@ import time
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, TypeAlias
 
@@ -145,7 +146,7 @@ def socket_address(message: Any) -> str:
         case "ipv6":
             return f"[{ipv6(message.ipv6)}]:{message.port}"
         case "ipv4":
-            return f"{ipv4(message.ipv4)}:{message.port}"
+            return f"{_ipv4_text(message.ipv4.addr)}:{message.port}"
         case _:
             return f"0.0.0.0:{message.port}"
 
@@ -169,6 +170,12 @@ def enum_name(message: Any, field_name: str) -> str:
     number = getattr(message, field_name)
     values = message.DESCRIPTOR.fields_by_name[field_name].enum_type.values_by_number
     return values[number].name if number in values else str(number)
+
+
+@lru_cache(4096)
+def _ipv4_text(number: int) -> str:
+    # Thousands of flows have few addresses.
+    return str(IPv4Address(number))
 
 
 def _scaled(count: int, step: int, units: Sequence[str]) -> str:

@@ -29,9 +29,10 @@ def proxy(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, 
     pairs = [(of_ours(flow), flow) for flow in answer.flows if options.closed or flow.state not in ENDED]
     kept = arrange(pairs, wanted(options), options.sort, reverse=options.reverse)
     notes = (f"{answer.unwatched} more flows were not watched, for the table was full",) if answer.unwatched else ()
+    if options.output == "json" or options.verbose:
+        return Report([as_object(flow) for _, flow in kept], notes=notes)
     now = time.time()
-    rows = [row.cells(now) for row, _ in kept]
-    return Report([as_object(flow) for _, flow in kept], WIDE, rows, NARROWING, notes=notes)
+    return Report((), WIDE, [row.cells(now) for row, _ in kept], NARROWING, notes=notes)
 
 
 def wanted(options: Namespace) -> filters.Predicate | None:
@@ -43,8 +44,10 @@ def _narrow(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None
     listed = client.proxy_lists(instance)
     notes += missing(listed)
     status = Exit.PARTIAL if notes else Exit.OK
-    pairs = [(of_stock(entry), entry) for entry in listed.entries]
-    entries = [entry for _, entry in arrange(pairs, wanted(options), options.sort, reverse=options.reverse)]
+    entries = listed.entries
+    if options.filter or options.sort or options.reverse:
+        pairs = ((of_stock(entry), entry) for entry in entries)
+        entries = [entry for _, entry in arrange(pairs, wanted(options), options.sort, reverse=options.reverse)]
     if options.verbose:
         return Report([output.plain(entry) for entry in entries], status=status, notes=notes)
     rows = list(map(stock_cells, entries))
