@@ -29,4 +29,6 @@ class Exit(IntEnum):
 
 def complain(text: str) -> None:
     """One message for the person who runs the command."""
-    print(f"{PROGRAM_NAME}: {text}", file=sys.stderr)
+    # Without one, print would take standard output instead.
+    if sys.stderr is not None:
+        print(f"{PROGRAM_NAME}: {text}", file=sys.stderr)

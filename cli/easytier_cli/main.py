@@ -10,6 +10,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, TypeAlias
 
 from easytier_cli import arguments
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, or raises SystemExit for wrong usage and --help."""
     options = arguments.parse(argv)
+    if sys.stdout is None:
+        complain("standard output is closed")
+        return Exit.PARTIAL
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Names of others may have characters that the locale has not; so JSON stays JSON.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _print_alone(options) if options.command in ("config", "completions") else _ask(options)
     except BrokenPipeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -110,6 +111,30 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         )
         os.close(writer)
     assert (shown.returncode, shown.stderr) == (0, b"")
+
+
+def shell(command: str, port: int) -> subprocess.CompletedProcess[bytes]:
+    """Run by a shell, with `easytier-cli` for the program and its portal."""
+    program = f"{' '.join(MODULE)} -p 127.0.0.1:{port}"
+    text = command.replace("easytier-cli", program)
+    return subprocess.run(["sh", "-c", text], capture_output=True, timeout=30, check=False)
+
+
+def test_closed_streams_are_no_accident() -> None:
+    with replay.portal(node()) as port:
+        closed = shell("easytier-cli peer >&-", port)
+        assert (closed.returncode, closed.stderr) == (3, b"easytier-cli: standard output is closed\n")
+    closed = shell("easytier-cli peer 2>&-", port)
+    assert (closed.returncode, closed.stdout) == (1, b"")
+
+
+def test_names_that_the_locale_cannot_write_are_escaped() -> None:
+    with replay.portal(node(hostname="网络")) as port:
+        shown = shell("PYTHONIOENCODING=ascii easytier-cli node", port)
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        assert rb"\u7f51\u7edc" in shown.stdout
+        as_json = shell("PYTHONIOENCODING=ascii easytier-cli -o json node", port)
+    assert json.loads(as_json.stdout)["hostname"] == "网络"
 
 
 # What it prints
