@@ -22,6 +22,7 @@ NARROWING: Final = (
     *output.without("loss", "retr", "age", "rtt", "up/s", "down/s", "sent", "received"),
     ("why", 12),
     *output.without("peer", "state", "why"),
+    ("transport", 4),
 )
 """The transport is what people look for: it stays."""
 

@@ -216,7 +216,7 @@ def test_a_narrow_terminal_gets_fewer_columns() -> None:
     [
         *(
             ("proxy", "tran"),
-            ("proxy --wide", "transport"),
+            ("proxy --wide", "tran"),
             ("peer", "loss"),
             ("route", "next_hop_hostname"),
             ("node", "Virtual IP"),
