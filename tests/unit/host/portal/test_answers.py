@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import IPv4Address
 from uuid import UUID
 
@@ -79,6 +80,17 @@ async def test_a_flow_whose_opener_told_no_source_is_shown_with_none() -> None:
         assert stock_cells(entry) == cells
         await ours.aclose()
         tasks.cancel_scope.cancel()
+
+
+async def test_a_flow_that_reaches_nobody_says_so_in_words() -> None:
+    async with make_node(1) as node, portal_of(node) as portal:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            target = IPv4Address("10.144.0.1"), closed.getsockname()[1]
+            _, application = pipe((IPv4Address("10.144.0.2"), 5), target)
+            await node.targets.serve(application, 7, Selection("kcp", "opened by n2", "peer"), None, target)
+        (told,) = (await ask(portal, PortalClient.flows)).flows
+        assert told.end_reason == f"10.144.0.1:{target[1]} cannot be reached: Connection refused"
 
 
 async def test_flows_are_listed_by_transport_and_direction() -> None:
