@@ -97,7 +97,7 @@ def _run(client: PortalClient, options: Namespace) -> int:
 
 
 def _report(client: PortalClient, options: Namespace, instances: Sequence[tuple[tuple[str, str], Instance]]) -> int:
-    from easytier_cli.output import Report, to_json
+    from easytier_cli.output import Report, printable, to_json
     from easytier_host.rpc.client import RefusedError
 
     command = _command(options)
@@ -109,12 +109,12 @@ def _report(client: PortalClient, options: Namespace, instances: Sequence[tuple[
             # The other networks are shown all the same.
             if len(instances) == 1:
                 raise
-            reports.append((title, Report({"error": str(error)}, text=f"failed: {error}", status=Exit.PARTIAL)))
+            reports.append((title, Report({"error": str(error)}, text=printable(f"failed: {error}"), status=Exit.PARTIAL)))
     as_json = options.output == "json" or options.verbose
     blocks = []
     for title, report in reports:
         text = to_json(report.data) if as_json else report.render(_width(options))
-        blocks.append(text if len(reports) == 1 or as_json else f"== {title[1]} ({title[0]}) ==\n{text}")
+        blocks.append(text if len(reports) == 1 or as_json else f"== {printable(title[1])} ({title[0]}) ==\n{text}")
         for note in report.notes:
             complain(note)
     if as_json and len(reports) > 1:

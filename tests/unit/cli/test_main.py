@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from easytier_cli.main import main
-from easytier_host.pb import common_pb2, portal_pb2
+from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from tests.unit.cli import replay
 from tests.unit.cli.nodes import FLOW, MODULE, answer, node, on_terminal, refusal, route, run
 
@@ -162,6 +162,23 @@ def test_a_name_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) 
 def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(node(), "plugins") == 0
     assert capsys.readouterr().out.splitlines()[2] == "| kcp    | 1       | loaded | x, y  |"
+
+
+def test_words_of_a_node_do_not_reach_the_terminal_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = "\x1b[2J\nowned"
+    metas = [portal_pb2.NetworkInstanceMeta(inst_id=common_pb2.UUID(part4=n), instance_name=f"{bad}{n}") for n in (1, 2)]
+    known = node(hostname=bad) | {("", "WebClientService", 8): answer(portal_pb2.ListNetworkInstanceMetaResponse(metas=metas))}
+    known["", "ConnectorManageRpc", 1] = refusal(bad)
+    known["", "PythonNodeRpc", 5] = answer(portal_own_pb2.ExplainResponse(peer_id=2, peer_hostname=bad))
+    evil = route(2)
+    evil.hostname = bad
+    known["", "PeerManageRpc", 3] = answer(portal_pb2.ListRouteResponse(routes=[evil]))
+    for command in ("node", "peer", "doctor", "connector", "connector -n x", "proxy --watch", "proxy why 10.144.0.2"):
+        run(known, command)
+        output = capsys.readouterr()
+        assert "owned" in output.out + output.err
+        assert "\x1b" not in output.out + output.err
+        assert "\nowned" not in output.out + output.err
 
 
 # Failures of a part
