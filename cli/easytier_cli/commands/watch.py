@@ -107,7 +107,7 @@ def _draw(
     lines = output.table(headers, list(map(cells, found[:room])), size.columns - 1, narrowing)
     hidden = f"{len(found) - room} below" if len(found) > room else ""
     last = ", ".join(filter(None, (words[0], hidden, *words[1:]))) + "; Ctrl-C ends"
-    sys.stdout.write(f"{HOME_AND_CLEAR}{lines}\n{last[: size.columns - 1]}\n")
+    sys.stdout.write(f"{HOME_AND_CLEAR}{lines}\n{output.printable(last[: size.columns - 1])}\n")
     sys.stdout.flush()
 
 
