@@ -28,5 +28,9 @@ class Exit(IntEnum):
 
 
 def complain(text: str) -> None:
-    """One message for the person who runs the command."""
-    print(f"{PROGRAM_NAME}: {text}", file=sys.stderr)
+    """One message for the person who runs the command; what a node said in it cannot move the cursor."""
+    from easytier_cli.output import printable
+
+    # Without one, print would take standard output instead.
+    if sys.stderr is not None:
+        print(printable(f"{PROGRAM_NAME}: {text}"), file=sys.stderr)

@@ -17,8 +17,14 @@ ENDED: Final = ("closed", "failed")
 WIDE: Final = (
     *("src", "dst", "peer", "transport", "state", "sent", "received", "up/s", "down/s", "rtt", "loss", "retr", "age", "why"),
 )
-DROPPABLE: Final = ("loss", "retr", "age", "rtt", "up/s", "down/s", "sent", "received")
-"""What a narrow terminal does without, first to go first."""
+NARROWING: Final = (
+    ("why", 24),
+    *output.without("loss", "retr", "age", "rtt", "up/s", "down/s", "sent", "received"),
+    ("why", 12),
+    *output.without("peer", "state", "why"),
+    ("transport", 4),
+)
+"""The transport is what people look for: it stays."""
 
 STOCK_STATES: Final = {
     "SynReceived": "seen",

@@ -10,6 +10,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, TypeAlias
 
 from easytier_cli import arguments
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status, or raises SystemExit for wrong usage and --help."""
     options = arguments.parse(argv)
+    if sys.stdout is None:
+        complain("standard output is closed")
+        return Exit.PARTIAL
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Names of others may have characters that the locale has not; so JSON stays JSON.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _print_alone(options) if options.command in ("config", "completions") else _ask(options)
     except BrokenPipeError:
@@ -90,7 +97,7 @@ def _run(client: PortalClient, options: Namespace) -> int:
 
 
 def _report(client: PortalClient, options: Namespace, instances: Sequence[tuple[tuple[str, str], Instance]]) -> int:
-    from easytier_cli.output import Report, to_json
+    from easytier_cli.output import Report, printable, to_json
     from easytier_host.rpc.client import RefusedError
 
     command = _command(options)
@@ -102,12 +109,12 @@ def _report(client: PortalClient, options: Namespace, instances: Sequence[tuple[
             # The other networks are shown all the same.
             if len(instances) == 1:
                 raise
-            reports.append((title, Report({"error": str(error)}, text=f"failed: {error}", status=Exit.PARTIAL)))
+            reports.append((title, Report({"error": str(error)}, text=printable(f"failed: {error}"), status=Exit.PARTIAL)))
     as_json = options.output == "json" or options.verbose
     blocks = []
     for title, report in reports:
         text = to_json(report.data) if as_json else report.render(_width(options))
-        blocks.append(text if len(reports) == 1 or as_json else f"== {title[1]} ({title[0]}) ==\n{text}")
+        blocks.append(text if len(reports) == 1 or as_json else f"== {printable(title[1])} ({title[0]}) ==\n{text}")
         for note in report.notes:
             complain(note)
     if as_json and len(reports) > 1:

@@ -11,33 +11,32 @@ import time
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from easytier_cli.diagnostics import Exit
 
 ELLIPSIS: Final = "..."
 SHORTEST_CUT: Final = 6
-"""Characters, those of the ellipsis included."""
-READABLE_CUT: Final = 24
-"""To so much a cell is cut before whole columns go."""
+"""Characters, those of the ellipsis included; a shorter cell is cut without one."""
+
+Narrowing: TypeAlias = Sequence[tuple[str, int]]
+"""What is done, one after the other, until a table fits a narrow terminal: a column, and to how many characters it is cut; 0
+leaves it out.
+"""
 
 _CONTROL = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a command found: `data` for JSON; for people `text`, or a table.
-
-    `droppable` are the columns that a narrow terminal does without, first to go first; `cuttable` is the one whose cells are
-    then cut to what is left.
-    """
+    """What a command found: `data` for JSON; for people `text`, or a table."""
 
     data: object
     headers: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    droppable: Sequence[str] = ()
-    cuttable: str = ""
+    narrowing: Narrowing = ()
     text: str | None = None
     status: Exit = Exit.OK
     notes: Sequence[str] = field(default_factory=tuple)
@@ -47,36 +46,47 @@ class Report:
         """The text for people; `width` in columns, None: as wide as it is."""
         if self.text is not None:
             return "\n".join(printable(line) for line in self.text.rstrip("\n").split("\n"))
-        return table(self.headers, self.rows, width, self.droppable, self.cuttable)
+        return table(self.headers, self.rows, width, self.narrowing)
 
 
-def table(
-    headers: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    width: int | None = None,
-    droppable: Sequence[str] = (),
-    cuttable: str = "",
-) -> str:
-    """A table in Markdown style that fits `width` columns, as far as `droppable` and `cuttable` allow; see `Report`."""
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None, narrowing: Narrowing = ()) -> str:
+    """A table in Markdown style that fits `width` columns, by `narrowing` first, and by cutting what is widest then."""
     lines = [[printable(cell) for cell in line] for line in (headers, *rows)]
-    for name in droppable:
-        if width is None or _total_width(lines) - _spare(lines, cuttable) <= width or name not in lines[0]:
-            continue
-        index = lines[0].index(name)
-        lines = [line[:index] + line[index + 1 :] for line in lines]
-    if width is not None and cuttable in lines[0]:
-        index = lines[0].index(cuttable)
-        room = max(SHORTEST_CUT, _widths(lines)[index] - max(0, _total_width(lines) - width))
-        lines = [[*line[:index], _cut(line[index], room), *line[index + 1 :]] for line in lines]
+    if width is not None:
+        rooms = _fit(lines, width, narrowing)
+        lines = [[_cut(cell, room) for cell, room in zip(line, rooms, strict=True) if room] for line in lines]
     widths = _widths(lines)
     drawn = ["| " + " | ".join(_pad(cell, width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
     drawn.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(drawn)
 
 
-def _spare(lines: Sequence[Sequence[str]], cuttable: str) -> int:
-    """Columns that cutting the cells of `cuttable` to a readable rest would gain."""
-    return max(0, _widths(lines)[lines[0].index(cuttable)] - READABLE_CUT) if cuttable in lines[0] else 0
+def _fit(lines: Sequence[Sequence[str]], width: int, narrowing: Narrowing) -> list[int]:
+    """The width of each column, 0 of those that are left out.  Below some 20 columns nothing fits, and lines wrap."""
+    whole = _widths(lines)
+    rooms = list(whole)
+
+    def excess() -> int:
+        shown = [room for room in rooms if room]
+        return sum(shown) + 3 * len(shown) + 1 - width
+
+    for name, room in narrowing:
+        if excess() <= 0:
+            break
+        index = lines[0].index(name)
+        rooms[index] = min(rooms[index], room)
+    # What went last may have made room for more of what was cut before.
+    for index, room in enumerate(rooms):
+        if 0 < room < whole[index]:
+            rooms[index] += max(0, min(whole[index] - room, -excess()))
+    while excess() > 0 and max(rooms) > SHORTEST_CUT:
+        rooms[rooms.index(max(rooms))] -= 1
+    return rooms
+
+
+def without(*names: str) -> Narrowing:
+    """Leave these columns out, one after the other."""
+    return tuple((name, 0) for name in names)
 
 
 def to_json(data: object) -> str:
@@ -136,7 +146,7 @@ def socket_address(message: Any) -> str:
         case "ipv6":
             return f"[{ipv6(message.ipv6)}]:{message.port}"
         case "ipv4":
-            return f"{ipv4(message.ipv4)}:{message.port}"
+            return f"{_ipv4_text(message.ipv4.addr)}:{message.port}"
         case _:
             return f"0.0.0.0:{message.port}"
 
@@ -162,6 +172,12 @@ def enum_name(message: Any, field_name: str) -> str:
     return values[number].name if number in values else str(number)
 
 
+@lru_cache(4096)
+def _ipv4_text(number: int) -> str:
+    # Thousands of flows have few addresses.
+    return str(IPv4Address(number))
+
+
 def _scaled(count: int, step: int, units: Sequence[str]) -> str:
     value, index = float(count), 0
     while value >= step and index < len(units) - 1:
@@ -177,9 +193,10 @@ def _columns(text: str) -> int:
 def _cut(cell: str, room: int) -> str:
     if _columns(cell) <= room:
         return cell
-    while _columns(cell) > room - len(ELLIPSIS):
+    ending = ELLIPSIS if room >= SHORTEST_CUT else ""
+    while _columns(cell) > room - len(ending):
         cell = cell[:-1]
-    return cell + ELLIPSIS
+    return cell + ending
 
 
 def _pad(cell: str, width: int) -> str:
@@ -188,11 +205,6 @@ def _pad(cell: str, width: int) -> str:
 
 def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
     return [max(map(_columns, column)) for column in zip(*lines, strict=True)]
-
-
-def _total_width(lines: Sequence[Sequence[str]]) -> int:
-    widths = _widths(lines)
-    return sum(widths) + 3 * len(widths) + 1
 
 
 def _is_optional(oneof: Any) -> bool:

@@ -1,6 +1,6 @@
 """A TCP listener of the kernel for applications of this machine or its neighbours: accepts in turns, and no more than its cap.
 
-For port forwards and SOCKS5.  Those for nodes are in `tunnel/`.
+For port forwards, SOCKS5, the portal and metrics.  Those for nodes are in `tunnel/`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ Serve: TypeAlias = Callable[[SocketStream, Endpoint, Endpoint], Awaitable[None]]
 class Acceptor:
     """One listener.  Made listening; raises OSError if the port cannot be had."""
 
-    def __init__(self, host: str, port: int, serve: Serve, tasks: TaskGroup, *, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, host: str, port: int, serve: Serve, *, max_connections: int = MAX_CONNECTIONS) -> None:
         self._serve = serve
-        self._tasks = tasks
         self._max_connections = max_connections
         self._connections = 0
+        self.refused = 0
+        """Connections reset because there were too many."""
         family = socket.AF_INET if ip_address(host).version == 4 else socket.AF_INET6
         self._listener = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -57,8 +58,8 @@ class Acceptor:
         """Give the port back, if `run` was not called, which does so at its end."""
         self._listener.close()
 
-    async def run(self) -> None:
-        """Accept for ever."""
+    async def run(self, tasks: TaskGroup) -> None:
+        """Accept for ever; `tasks` gets a task for each connection."""
         try:
             while True:
                 await anyio.wait_readable(self._listener)
@@ -71,16 +72,17 @@ class Acceptor:
                         logger.warning("a connection to %s:%d could not be accepted: %s", *self.address, error)
                         await anyio.sleep(RETRY_PAUSE)
                         break
-                    self._take(connection, remote)
+                    self._take(connection, remote, tasks)
         finally:
             self._listener.close()
 
-    def _take(self, connection: socket.socket, remote: tuple[str, int]) -> None:
+    def _take(self, connection: socket.socket, remote: tuple[str, int], tasks: TaskGroup) -> None:
         if self._connections >= self._max_connections:
+            self.refused += 1
             abort(connection)
             return
         self._connections += 1
-        self._tasks.start_soon(self._run_one, connection, remote, name=f"client {remote[0]}:{remote[1]}")
+        tasks.start_soon(self._run_one, connection, remote, name=f"client {remote[0]}:{remote[1]}")
 
     async def _run_one(self, connection: socket.socket, remote: tuple[str, int]) -> None:
         try:

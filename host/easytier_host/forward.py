@@ -29,9 +29,10 @@ class Forward:
         """Bind the port; raises `ForwardError`."""
         self._target = parse_endpoint(rule.dst_addr)
         self._gate = gate
+        self._tasks = tasks
         host, port = parse_endpoint(rule.bind_addr)
         try:
-            self._acceptor = Acceptor(str(host), port, self._carry, tasks)
+            self._acceptor = Acceptor(str(host), port, self._carry)
         except OSError as error:
             raise ForwardError(f"port_forward {rule.bind_addr}: cannot listen there: {error.strerror}") from None
         self.address = self._acceptor.address
@@ -43,7 +44,7 @@ class Forward:
 
     async def run(self) -> None:
         """Accept for ever."""
-        await self._acceptor.run()
+        await self._acceptor.run(self._tasks)
 
     async def _carry(self, connection: SocketStream, source: Endpoint, _: Endpoint) -> None:
         await self._gate.carry(flow_key(source, self._target), connection)

@@ -16,6 +16,11 @@ def to_endpoint(address: tuple[Any, ...]) -> Endpoint:
     return (ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip), address[1]
 
 
+def reason_of(error: Exception) -> str:
+    """Why, in words alone: of what the system says, without its number."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def send_or_drop(sock: socket.socket, data: bytes, destination: Endpoint) -> None:
     """Send a datagram; what cannot be sent at once, or at all, is dropped, as UDP is."""
     # No room, no route, too large, or the kernel tells of an earlier datagram that was refused.

@@ -21,6 +21,7 @@ from easytier_hooks.types import Connected, Connecting, Failed, FlowKey, IPAddre
 from easytier_host.embedding import Listeners
 from easytier_host.gate import FlowGate
 from easytier_host.metrics import Metrics
+from easytier_host.sockets import reason_of
 
 logger = logging.getLogger("easytier.targets")
 
@@ -81,7 +82,7 @@ class Targets:
         try:
             target = await self.dial(ip, port, source)
         except (OSError, DialRefused) as error:
-            report(Failed(f"{ip}:{port} cannot be reached: {error}"))
+            report(Failed(f"{ip}:{port} cannot be reached: {reason_of(error)}"))
             connection.reset()
             return
         connection.confirm()

@@ -9,7 +9,7 @@ from typing import Final
 
 from easytier_cli.commands import network
 from easytier_cli.diagnostics import Exit
-from easytier_cli.output import Report
+from easytier_cli.output import Report, printable
 from easytier_host.rpc.client import PortalClient, RefusedError, ServiceMissingError, portal_pb2
 
 HIGH_LOSS: Final = 0.1
@@ -57,7 +57,8 @@ def _text(found: Sequence[Finding]) -> str:
         lines.append(f"{each.status:4}  {each.subject:{room}}  {each.text}")
         if each.advice:
             lines.append(f"{'':4}  {'':{room}}  -> {each.advice}")
-    return "\n".join(lines)
+    # A name with a line feed in it is no further finding.
+    return "\n".join(map(printable, lines))
 
 
 def _own(client: PortalClient, instance: Instance) -> Iterator[Finding]:

@@ -36,6 +36,11 @@ ROUTE_KEYS = (
     *("ipv4", "hostname", "proxy_cidrs", "next_hop_ipv4", "next_hop_hostname", "next_hop_lat", "path_len", "path_latency"),
     *("next_hop_ipv4_lat_first", "next_hop_hostname_lat_first", "path_len_lat_first", "path_latency_lat_first", "version"),
 )
+ROUTE_NARROWING = (
+    *output.without("proxy_cidrs", "version", "path_latency_lat_first", "path_len_lat_first", "next_hop_ipv4_lat_first"),
+    *output.without("next_hop_hostname_lat_first", "next_hop_ipv4", "next_hop_lat", "path_latency"),
+    *(("next_hop_hostname", 9), ("path_len", 0)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def peer(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, o
     ]
     objects += [_peer_object(node) for node in nodes]
     rows = [[each[key] for key in PEER_COLUMNS.values()] for each in objects]
-    return Report(objects, list(PEER_COLUMNS), rows, ("version", "NAT", "tunnel"))
+    return Report(objects, list(PEER_COLUMNS), rows, output.without("version", "NAT", "tunnel", "rx", "tx", "cost"))
 
 
 def _peer_object(node: Node) -> dict[str, Any]:
@@ -132,7 +137,7 @@ def route(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, 
         *(each for node in nodes if (each := _route_object(node, nodes)) is not None),
     ]
     rows = [[_number(each[key]) for key in ROUTE_KEYS] for each in objects]
-    return Report(objects, ROUTE_KEYS, rows, ("proxy_cidrs", "version"))
+    return Report(objects, ROUTE_KEYS, rows, ROUTE_NARROWING)
 
 
 def _own_route(own: portal_pb2.NodeInfo) -> Sequence[object]:

@@ -50,14 +50,16 @@ def stats(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, 
         )
         for metric in metrics
     ]
-    return Report([output.plain(metric) for metric in metrics], ("Metric Name", "Value", "Labels"), rows, cuttable="Labels")
+    narrowing = (("Labels", 24), ("Labels", 0))
+    return Report([output.plain(metric) for metric in metrics], ("Metric Name", "Value", "Labels"), rows, narrowing)
 
 
 def plugins(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:
     """The plugins that the node knows; nodes of stock have none."""
     found = client.plugins(instance)
     rows = [(each.name, each.version, each.status, ", ".join(each.hooks) or "-") for each in found]
-    return Report([output.plain(each) for each in found], ("plugin", "version", "state", "hooks"), rows)
+    narrowing = (("hooks", 24), ("version", 0), ("hooks", 0))
+    return Report([output.plain(each) for each in found], ("plugin", "version", "state", "hooks"), rows, narrowing)
 
 
 def _metric_value(name: str, value: int) -> str:

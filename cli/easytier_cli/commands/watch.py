@@ -1,7 +1,7 @@
 """`proxy --watch`: the flows as they change, until the user has seen enough.
 
 On a terminal the table is drawn anew at each change, at most four times a second.  Into a pipe goes one line for each event;
-with `-o json` one object for each change.  A stock node is asked every second instead, and cannot tell of events.
+with `-o json` one object for each change.  A stock node is asked every second instead.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from easytier_cli import output
-from easytier_cli.commands.proxy import STOCK_NOTE, wanted
+from easytier_cli.commands.proxy import KEYS, KEYS_NARROWING, STOCK_NOTE, missing, stock_cells, wanted
 from easytier_cli.diagnostics import Exit, complain
-from easytier_cli.flows import DROPPABLE, ENDED, WIDE, FlowRow, arrange, as_object, of_ours, of_stock
+from easytier_cli.flows import ENDED, NARROWING, WIDE, FlowRow, arrange, as_object, of_ours, of_stock
 from easytier_host.rpc.client import PortalClient, ServiceMissingError, portal_own_pb2, portal_pb2
 
 LINGER: Final = 5.0
@@ -28,6 +29,7 @@ REDRAW_INTERVAL: Final = 0.25
 HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
 
 Instance = portal_pb2.InstanceIdentifier | None
+Item = TypeVar("Item")
 
 
 def watch(client: PortalClient, instance: Instance, options: Namespace) -> Exit:
@@ -69,26 +71,44 @@ class Shown:
 def _as_table(
     first: portal_own_pb2.WatchFlowsResponse, answers: Iterator[portal_own_pb2.WatchFlowsResponse], options: Namespace
 ) -> None:
-    from shutil import get_terminal_size
-
     shown, keep = Shown(LINGER_CLOSED if options.closed else LINGER), wanted(options)
     missed = 0
     for answer in _with(first, answers):
         now = time.time()
         missed += answer.missed
         shown.take(answer, now)
-        kept = arrange(
-            ((of_ours(flow), flow) for flow in shown.flows.values()), keep, options.sort or "rate", reverse=options.reverse
+        pairs = ((of_ours(flow), flow) for flow in shown.flows.values())
+        kept = [row for row, _ in arrange(pairs, keep, options.sort or "rate", reverse=options.reverse)]
+        cells = partial(FlowRow.cells, now=now)
+        _draw(
+            WIDE,
+            kept,
+            cells,
+            NARROWING,
+            f"{len(kept)} of {len(shown.flows)} flows",
+            f"{missed} updates missed" if missed else "",
         )
-        size = get_terminal_size()
-        # A heading of two lines, and a last one.
-        room = max(1, size.lines - 4)
-        lines = output.table(WIDE, [row.cells(now) for row, _ in kept[:room]], size.columns - 1, DROPPABLE, "why")
-        hidden = f", {len(kept) - room} below" if len(kept) > room else ""
-        lost = f", {missed} updates missed" if missed else ""
-        sys.stdout.write(f"{HOME_AND_CLEAR}{lines}\n{len(kept)} of {len(shown.flows)} flows{hidden}{lost}; Ctrl-C ends\n")
-        sys.stdout.flush()
         time.sleep(REDRAW_INTERVAL)
+
+
+def _draw(
+    headers: Sequence[str],
+    found: Sequence[Item],
+    cells: Callable[[Item], Sequence[str]],
+    narrowing: output.Narrowing,
+    *words: str,
+) -> None:
+    """The whole screen: as much of the table as it takes, and a last line of `words`."""
+    from shutil import get_terminal_size
+
+    size = get_terminal_size()
+    # A heading of two lines, the last one, and where the cursor stays.
+    room = max(1, size.lines - 4)
+    lines = output.table(headers, list(map(cells, found[:room])), size.columns - 1, narrowing)
+    hidden = f"{len(found) - room} below" if len(found) > room else ""
+    last = ", ".join(filter(None, (words[0], hidden, *words[1:]))) + "; Ctrl-C ends"
+    sys.stdout.write(f"{HOME_AND_CLEAR}{lines}\n{output.printable(last[: size.columns - 1])}\n")
+    sys.stdout.flush()
 
 
 def _as_lines(
@@ -142,21 +162,43 @@ def _watch_stock(client: PortalClient, instance: Instance, options: Namespace) -
     """Ask every second; say what is new, what has changed its state, and what is gone."""
     keep = wanted(options)
     before: Mapping[tuple[str, str, str], FlowRow] = {}
+    as_table = options.output != "json" and sys.stdout.isatty()
+    failures: Mapping[str, str] = {}
     while True:
-        rows = {(row.source, row.destination, row.transport): row for row in map(of_stock, client.proxy_entries(instance))}
-        for key in before.keys() | rows.keys():
-            row = rows.get(key) or before[key]
-            event = row.state if key in rows else "gone"
-            if (key in before and key in rows and before[key].state == row.state) or (keep is not None and not keep(row)):
-                continue
-            if options.output == "json":
-                flow = {"src": row.source, "dst": row.destination, "transport": row.transport, "state": row.state}
-                _put({"event": event, "flow": flow})
-            else:
-                print(f"{time.strftime('%H:%M:%S')}  {row.source} -> {row.destination}  {row.transport} {event}")
-        sys.stdout.flush()
-        before = rows
+        listed = client.proxy_lists(instance)
+        if listed.failures != failures:
+            failures = listed.failures
+            for note in missing(listed):
+                complain(note)
+        pairs = [(of_stock(entry), entry) for entry in listed.entries]
+        if as_table:
+            kept = [entry for _, entry in arrange(pairs, keep, options.sort, reverse=options.reverse)]
+            _draw(KEYS, kept, stock_cells, KEYS_NARROWING, f"{len(kept)} of {len(pairs)} flows", *missing(listed))
+        else:
+            rows = {(row.source, row.destination, row.transport): row for row, _ in pairs}
+            _tell_changes(before, rows, keep, as_json=options.output == "json")
+            before = rows
         time.sleep(STOCK_INTERVAL)
+
+
+def _tell_changes(
+    before: Mapping[tuple[str, str, str], FlowRow],
+    rows: Mapping[tuple[str, str, str], FlowRow],
+    keep: Callable[[FlowRow], bool] | None,
+    *,
+    as_json: bool,
+) -> None:
+    for key in before.keys() | rows.keys():
+        row = rows.get(key) or before[key]
+        event = row.state if key in rows else "gone"
+        if (key in before and key in rows and before[key].state == row.state) or (keep is not None and not keep(row)):
+            continue
+        if as_json:
+            flow = {"src": row.source, "dst": row.destination, "transport": row.transport, "state": row.state}
+            _put({"event": event, "flow": flow})
+        else:
+            print(f"{time.strftime('%H:%M:%S')}  {row.source} -> {row.destination}  {row.transport} {event}")
+    sys.stdout.flush()
 
 
 def _with(

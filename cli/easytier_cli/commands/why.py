@@ -42,7 +42,7 @@ def why(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, op
         "candidates": [output.plain(each) for each in told.candidates],
         "flows": [as_object(flow) for _, flow in kept],
     }
-    return Report(data, text="\n".join(lines))
+    return Report(data, text="\n".join(map(output.printable, lines)))
 
 
 def _where(told: portal_own_pb2.ExplainResponse) -> str:
@@ -90,4 +90,4 @@ def _by_routes(
         "peer_hostname": route.hostname,
         "kcp_input": route.feature_flag.kcp_input,
     }
-    return Report(data, text="\n".join(lines), status=Exit.PARTIAL, notes=(note,))
+    return Report(data, text="\n".join(map(output.printable, lines)), status=Exit.PARTIAL, notes=(note,))

@@ -1,7 +1,7 @@
 """The metrics listener: counters of all nodes of the process for a scraper such as Prometheus, by `GET /metrics`.
 
 It listens where `metrics_listener` says, lets in whom `rpc_portal_whitelist` holds, and answers one request on each connection.
-Caps: 8 connections, the next ones are closed at once; 8 KiB of request; 5 s for the whole exchange.  HTTP is h11's.
+Caps: 8 connections, the next ones are reset at once; 8 KiB of request; 5 s for the whole exchange.  HTTP is h11's.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import h11
-from anyio.abc import SocketStream
 
+from easytier_hooks.streams import SocketStream
 from easytier_host.pb import portal_pb2
 from easytier_host.portal import views
 from easytier_host.portal.door import Door

@@ -1,8 +1,8 @@
 """The portal's door: listens, lets in whom the whitelist holds, and answers one frame after the other.
 
 A connection that breaks the framing, stays silent for a minute or does not take its answer is closed, alone.  Caps: 32
-connections, the next ones are closed at once; unfinished requests as in `rpc/framing.Reassembler`; four requests of each
-connection under way, the next one is not read before one of them is answered; 100 requests a second in all, then connections
+connections, the next ones are reset at once; unfinished requests as in `rpc/framing.Reassembler`; four requests of each
+connection under way, the next one is not read before one of them is answered; 100 frames a second in all, then connections
 are read more slowly.  Answers may overtake one that waits for news.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from anyio.abc import SocketStream
 
+from easytier_hooks.streams import SocketStream
 from easytier_host.pb import common_pb2
 from easytier_host.portal.address import PortalAddress
 from easytier_host.portal.door import Door, PortalError
@@ -115,10 +115,14 @@ class Portal:
                 with anyio.fail_after(self._idle_timeout):
                     data = await stream.receive(READ_SIZE)
                 for frame in parser.feed(data):
-                    complete = reassembler.add(portal_wire.decode_frame(frame, is_request=True), self._clock())
+                    packet = portal_wire.decode_frame(frame, is_request=True)
+                    # A connection is one caller, whoever it says it is: so it has the caps of one.
+                    packet.from_peer = portal_wire.PORTAL_PEER_ID
+                    # A piece costs as much as a whole question, which it nearly always is.
+                    await self._allowance.take()
+                    complete = reassembler.add(packet, self._clock())
                     if complete is not None:
                         await slots.acquire()
-                        await self._allowance.take()
                         replies.start_soon(reply, *complete)
 
     async def _answer(self, session: Session, request: common_pb2.RpcPacket, content: bytes) -> bytes:

@@ -1,10 +1,7 @@
 """Which question goes to which view: services, their method numbers, and the node that is meant.
 
 Domain names are empty but for TcpProxyRpc.  A service that is not here gets stock's error for an unknown one, on which the
-CLIs of 2.6 rely.
-
-PeerManageRpc was renumbered in 2.6.2 without a sign.  A caller that names an instance, or has asked for the list of instances
-on the same connection, is taken for a new one, all others for one of 2.2 to 2.5.
+CLIs of 2.6 rely.  PeerManageRpc has two numberings; `numbering` tells which one a caller means.
 """
 
 from __future__ import annotations
@@ -125,15 +122,16 @@ class PortalServices:
         if descriptor.domain_name:
             return _NO_SERVICE
         if service == "WebClientService":
-            session.is_new = True
+            session.numbering.names_instances = True
             return self._web_client(method, encoded)
         if service == own_service.NAME:
             found = self._own.methods.get(method)
             node = self._the_node(portal_pb2.Request.FromString(encoded))
             return _NO_METHOD if found is None else await found(node, session, encoded)
         if service == "PeerManageRpc":
-            session.is_new = session.is_new or portal_pb2.Request.FromString(encoded).HasField("instance")
-            methods = _NEW_PEER_METHODS if session.is_new else _OLD_PEER_METHODS
+            numbering = session.numbering
+            numbering.names_instances = numbering.names_instances or portal_pb2.Request.FromString(encoded).HasField("instance")
+            methods = _NEW_PEER_METHODS if numbering.is_new(method) else _OLD_PEER_METHODS
         elif service in _SERVICES:
             methods = _SERVICES[service]
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from easytier_host.portal.numbering import Numbering
 
 
 class PortalRefusal(Exception):
@@ -15,5 +17,5 @@ class Session:
 
     is_local: bool = False
     """The caller is a program of this machine: it comes from a loopback address."""
-    is_new: bool = False
-    """The caller numbers the methods of PeerManageRpc as 2.6.2 does."""
+    numbering: Numbering = field(default_factory=Numbering)
+    """How the caller numbers the methods of PeerManageRpc."""

@@ -64,6 +64,12 @@ class PortalClient(PortalConnection):
     _peer_methods: tuple[int, int] | None = None
     """Numbers of ListRoute and ShowNodeInfo at this node, once known."""
 
+    def close(self) -> None:
+        """End the connection; idempotent.  A call that waits in another thread raises `RefusedError`."""
+        # Behind the next one may be a node of another version.
+        self._peer_methods = None
+        super().close()
+
     def instances(self) -> list[portal_pb2.NetworkInstanceMeta]:
         """The networks that the process runs; `ServiceMissingError` from nodes that run one and have no name for it."""
         listed = self.call("WebClientService", 5, portal_pb2.EmptyResponse(), portal_pb2.ListNetworkInstanceResponse)

@@ -32,6 +32,7 @@ CALL_TIMEOUT: Final = 5.0
 """Seconds for one call, as in stock's CLI."""
 MAX_ANSWER_BYTES: Final = 16 << 20
 """Largest answer, before and after decompression; 4096 routes take about one megabyte."""
+NOT_LET_IN: Final = "; its rpc_portal_whitelist may not hold this machine's address, or too many programs are connected"
 MAX_STRAY_FRAMES: Final = 1024
 """Frames of other calls that are skipped while waiting for an answer."""
 
@@ -146,9 +147,10 @@ class PortalConnection:
             self.close()
             raise RefusedError(f"{what}: {error}; is it a node's portal?  easytier-core logs its address") from None
         except (EOFError, OSError) as error:
+            hint = NOT_LET_IN if self._is_fresh else ""
             self.close()
             text = getattr(error, "strerror", None) or str(error)
-            raise RefusedError(f"{what}: {text}") from None
+            raise RefusedError(f"{what}: {text}{hint}") from None
         except PortalError:
             self.close()
             raise
@@ -198,8 +200,7 @@ class PortalConnection:
             connection.settimeout(self._left(deadline))
             part = connection.recv(size - len(data))
             if not part:
-                hint = "; its rpc_portal_whitelist may not hold this machine's address" if self._is_fresh else ""
-                raise EOFError(f"it ended the connection{hint}")
+                raise EOFError("it ended the connection")
             self._is_fresh = False
             data += part
         return bytes(data)

@@ -56,13 +56,14 @@ class SocksServer:
     def __init__(self, host: str, port: int, ways: Ways, tasks: TaskGroup) -> None:
         self._ways = ways
         self._associations = 0
-        self._acceptor = Acceptor(host, port, self._serve, tasks)
+        self._tasks = tasks
+        self._acceptor = Acceptor(host, port, self._serve)
         self.address = self._acceptor.address
         """Where it listens, with the real port."""
 
     async def run(self) -> None:
         """Accept for ever."""
-        await self._acceptor.run()
+        await self._acceptor.run(self._tasks)
 
     async def _serve(self, client: SocketStream, source: Endpoint, local: Endpoint) -> None:
         try:

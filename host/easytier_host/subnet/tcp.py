@@ -32,6 +32,7 @@ from easytier_host.flows import ACK, FIN, RST, SYN, Flow, segment_key
 from easytier_host.gate import FlowGate
 from easytier_host.metrics import Metrics
 from easytier_host.nic.base import VNET_HEADER_SIZE
+from easytier_host.sockets import reason_of
 from easytier_host.subnet.overlay import OverlayLink
 from easytier_host.tcp_reset import reset_for
 
@@ -147,7 +148,7 @@ class TcpProxy:
         except (OSError, DialRefused) as error:
             if not isinstance(error, TimeoutError):
                 self._link.write([reset_for(syn)])
-            report(Failed(f"{key.destination_ip}:{key.destination_port} cannot be reached: {error}"))
+            report(Failed(f"{key.destination_ip}:{key.destination_port} cannot be reached: {reason_of(error)}"))
             return
         try:
             source = await self._stack.terminate(self._link, key, syn)

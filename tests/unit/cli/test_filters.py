@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,7 +63,9 @@ def test_a_flow_is_left_out(text: str) -> None:
     assert not parse(text)(ROW)
 
 
-@pytest.mark.parametrize("text", ["cidr:fd00::/64", "dst:fd00::2", "port:22", "[fd00::1]:40000"])
+@pytest.mark.parametrize(
+    "text", ["cidr:fd00::/64", "dst:fd00::2", "dst:fd", "dst:[fd00::2]:2", "port:22", "[fd00::1]:40000", "src:10.,fd00:"]
+)
 def test_ipv6_is_found_too(text: str) -> None:
     assert parse(text)(IPV6)
 
@@ -73,6 +78,12 @@ def test_ipv6_is_found_too(text: str) -> None:
         ("port:http", "not a port"),
         ("port:99999", "not a port"),
         ("cidr:10.0.0.0/33", "not a network"),
+        ("dst:rubbish", "not an address"),
+        ("-src:10.144.0.300", "not an address"),
+        ("cidr:10.1.2.3.4", "not an address"),
+        ("state:conected", "did you mean connected"),
+        ("state:connected,x", "there are seen, connecting"),
+        ("direction:up", "there are outbound"),
         ("state:", "state: what?"),
         ("-colour:red", "no field colour"),
     ],
@@ -80,6 +91,14 @@ def test_ipv6_is_found_too(text: str) -> None:
 def test_what_cannot_be_understood_is_said(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse(text)
+
+
+@given(st.ip_addresses(), st.integers(0, 0xFFFF))
+def test_whatever_an_address_begins_with_finds_it(address: IPv4Address | IPv6Address, port: int) -> None:
+    source = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    row = replace(ROW, source=source)
+    for length in range(1, len(source) + 1):
+        assert parse(f"src:{source[:length]}")(row), source[:length]
 
 
 @given(st.text(max_size=40))

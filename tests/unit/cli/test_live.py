@@ -9,7 +9,7 @@ import pytest
 from easytier_cli.commands import watch
 from easytier_host.pb import portal_own_pb2, portal_pb2
 from tests.unit.cli import replay
-from tests.unit.cli.nodes import FLOW, answer, node, on_terminal, route, run, stock
+from tests.unit.cli.nodes import FLOW, answer, node, on_terminal, refusal, route, run, stock
 
 
 def watched() -> dict[replay.Method, bytes | replay.Answers]:
@@ -68,6 +68,16 @@ def test_watching_a_stock_node_tells_what_comes_and_goes(
     output = capsys.readouterr()
     assert [json.loads(line)["event"] for line in output.out.splitlines()] == ["connecting", "connected", "gone"]
     assert "stock" in output.err
+
+
+def test_a_stock_node_is_a_table_on_a_terminal_and_its_failures_are_named() -> None:
+    entry = portal_pb2.TcpProxyEntry(src=FLOW.src, dst=FLOW.dst, state=portal_pb2.Connected)
+    known: dict[replay.Method, bytes | replay.Answers] = {**stock()}
+    known["tcp", "TcpProxyRpc", 1] = [answer(portal_pb2.ListTcpProxyEntryResponse(entries=[entry]))]
+    known["kcp_src", "TcpProxyRpc", 1] = refusal("out of memory")
+    text = "\n".join(on_terminal("proxy --watch", 100, known, status=4))
+    assert "| 10.144.0.1:40000 | 10.144.0.2:22 |" in text
+    assert "1 of 1 flows, the list kcp_src is missing: " in text
 
 
 # Ping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,9 +14,9 @@ from contextlib import contextmanager
 import pytest
 
 from easytier_cli.main import main
-from easytier_host.pb import common_pb2, portal_pb2
+from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from tests.unit.cli import replay
-from tests.unit.cli.nodes import MODULE, answer, node, on_terminal, refusal, route, run
+from tests.unit.cli.nodes import FLOW, MODULE, answer, node, on_terminal, refusal, route, run
 
 # How it ends
 
@@ -112,6 +113,30 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     assert (shown.returncode, shown.stderr) == (0, b"")
 
 
+def shell(command: str, port: int) -> subprocess.CompletedProcess[bytes]:
+    """Run by a shell, with `easytier-cli` for the program and its portal."""
+    program = f"{' '.join(MODULE)} -p 127.0.0.1:{port}"
+    text = command.replace("easytier-cli", program)
+    return subprocess.run(["sh", "-c", text], capture_output=True, timeout=30, check=False)
+
+
+def test_closed_streams_are_no_accident() -> None:
+    with replay.portal(node()) as port:
+        closed = shell("easytier-cli peer >&-", port)
+        assert (closed.returncode, closed.stderr) == (3, b"easytier-cli: standard output is closed\n")
+    closed = shell("easytier-cli peer 2>&-", port)
+    assert (closed.returncode, closed.stdout) == (1, b"")
+
+
+def test_names_that_the_locale_cannot_write_are_escaped() -> None:
+    with replay.portal(node(hostname="网络")) as port:
+        shown = shell("PYTHONIOENCODING=ascii easytier-cli node", port)
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        assert rb"\u7f51\u7edc" in shown.stdout
+        as_json = shell("PYTHONIOENCODING=ascii easytier-cli -o json node", port)
+    assert json.loads(as_json.stdout)["hostname"] == "网络"
+
+
 # What it prints
 
 
@@ -137,6 +162,23 @@ def test_a_name_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) 
 def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(node(), "plugins") == 0
     assert capsys.readouterr().out.splitlines()[2] == "| kcp    | 1       | loaded | x, y  |"
+
+
+def test_words_of_a_node_do_not_reach_the_terminal_as_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = "\x1b[2J\nowned"
+    metas = [portal_pb2.NetworkInstanceMeta(inst_id=common_pb2.UUID(part4=n), instance_name=f"{bad}{n}") for n in (1, 2)]
+    known = node(hostname=bad) | {("", "WebClientService", 8): answer(portal_pb2.ListNetworkInstanceMetaResponse(metas=metas))}
+    known["", "ConnectorManageRpc", 1] = refusal(bad)
+    known["", "PythonNodeRpc", 5] = answer(portal_own_pb2.ExplainResponse(peer_id=2, peer_hostname=bad))
+    evil = route(2)
+    evil.hostname = bad
+    known["", "PeerManageRpc", 3] = answer(portal_pb2.ListRouteResponse(routes=[evil]))
+    for command in ("node", "peer", "doctor", "connector", "connector -n x", "proxy --watch", "proxy why 10.144.0.2"):
+        run(known, command)
+        output = capsys.readouterr()
+        assert "owned" in output.out + output.err
+        assert "\x1b" not in output.out + output.err
+        assert "\nowned" not in output.out + output.err
 
 
 # Failures of a part
@@ -184,6 +226,35 @@ def test_a_narrow_terminal_gets_fewer_columns() -> None:
     assert "start_time" not in narrow[0]
     assert "state" in narrow[0]
     assert on_terminal("proxy --no-trunc", 70, known) == on_terminal("proxy", 200, known)
+
+
+@pytest.mark.parametrize(
+    ("command", "stays"),
+    [
+        *(
+            ("proxy", "tran"),
+            ("proxy --wide", "tran"),
+            ("peer", "loss"),
+            ("route", "next_hop_hostname"),
+            ("node", "Virtual IP"),
+        ),
+        *(("stats", "Value"), ("plugins", "state"), ("connector", "status")),
+    ],
+)
+def test_no_line_of_a_table_wraps_on_fifty_columns(command: str, stays: str) -> None:
+    """And what people look for is there."""
+    url = common_pb2.Url(url="tcp://a-rather-long-name.example.org:11010")
+    connectors = portal_pb2.ListConnectorResponse(connectors=[portal_pb2.Connector(url=url, status=portal_pb2.CONNECTED)])
+    metric = portal_pb2.MetricSnapshot(name="node_frames_without_a_way", value=7, labels={"network_name": "a-long-name" * 3})
+    entry = portal_pb2.TcpProxyEntry(src=FLOW.src, dst=FLOW.dst, state=portal_pb2.ConnectingDst, transport_type=portal_pb2.Kcp)
+    known = node(routes=(route(2), route(3)), flows=(FLOW,)) | {
+        ("", "ConnectorManageRpc", 1): answer(connectors),
+        ("", "StatsRpc", 1): answer(portal_pb2.GetStatsResponse(metrics=[metric])),
+        ("kcp_src", "TcpProxyRpc", 1): answer(portal_pb2.ListTcpProxyEntryResponse(entries=[entry])),
+    }
+    lines = on_terminal(command, 50, known)
+    assert max(map(len, lines)) < 50
+    assert stays in lines[0]
 
 
 # How quickly

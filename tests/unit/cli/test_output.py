@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from unicodedata import east_asian_width
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from easytier_cli import output
 from easytier_cli.flows import age
@@ -40,10 +44,33 @@ def test_wide_characters_take_two_columns() -> None:
 
 @pytest.mark.parametrize("width", [15, 20, 40])
 def test_a_table_is_cut_to_fit(width: int) -> None:
-    lines = output.table(("id", "x", "why"), [("1", "y", "because it is so")], width, ("x",), "why").splitlines()
+    narrowing = (("why", 24), ("x", 0))
+    lines = output.table(("id", "x", "why"), [("1", "y", "because it is so")], width, narrowing).splitlines()
     assert {len(line) for line in lines} == {min(width, 29)}
     assert ("..." in lines[2]) == (width < 29)
     assert ("x" in lines[0]) == (width >= 29)
+
+
+@given(
+    st.lists(st.lists(st.text(max_size=30), min_size=3, max_size=3), max_size=3),
+    st.integers(29, 120),
+    st.lists(st.tuples(st.sampled_from(["a column", "b", "another column"]), st.integers(0, 20)), max_size=4),
+)
+def test_no_table_is_wider_than_the_terminal(rows: list[list[str]], width: int, narrowing: list[tuple[str, int]]) -> None:
+    # One column at least stays.
+    narrowing = [step for step in narrowing if step[0] != "b"]
+    lines = output.table(("a column", "b", "another column"), rows, width, narrowing).split("\n")
+    assert len(lines) == len(rows) + 2
+    assert all(sum(2 if east_asian_width(char) in "WF" else 1 for char in line) <= width for line in lines)
+
+
+def test_what_was_cut_gets_back_what_a_column_leaves() -> None:
+    rows = [("10.144.0.1:40000", "0123456789", "because it is so")]
+    narrowing = (("why", 6), ("x", 0))
+    assert output.table(("src", "x", "why"), rows, 40, narrowing).splitlines()[2] == "| 10.144.0.1:40000 | because it is so |"
+    assert output.table(("src", "x", "why"), rows, 45, narrowing).splitlines()[2] == (
+        "| 10.144.0.1:40000 | 0123456789 | becaus... |"
+    )
 
 
 def test_an_empty_table_is_its_heading() -> None:

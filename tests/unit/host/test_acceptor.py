@@ -40,8 +40,8 @@ async def test_a_client_is_served_with_both_addresses() -> None:
         await stream.aclose()
 
     async with running() as tasks:
-        acceptor = Acceptor("127.0.0.1", 0, serve, tasks)
-        tasks.start_soon(acceptor.run)
+        acceptor = Acceptor("127.0.0.1", 0, serve)
+        tasks.start_soon(acceptor.run, tasks)
         async with await anyio.connect_tcp(*acceptor.address) as client:
             assert await client.receive() == b"welcome"
             own = client.extra(anyio.abc.SocketAttribute.local_address)
@@ -59,10 +59,11 @@ async def test_clients_above_the_cap_are_reset_until_others_go() -> None:
         await stream.aclose()
 
     async with running() as tasks:
-        acceptor = Acceptor("127.0.0.1", 0, serve, tasks, max_connections=2)
-        tasks.start_soon(acceptor.run)
+        acceptor = Acceptor("127.0.0.1", 0, serve, max_connections=2)
+        tasks.start_soon(acceptor.run, tasks)
         clients = [await anyio.connect_tcp(*acceptor.address) for _ in range(3)]
         assert await is_reset(clients[2])
+        assert acceptor.refused == 1
         release.set()
         assert not await is_reset(clients[0])
         await until(lambda: acceptor._connections == 0)
@@ -78,8 +79,8 @@ async def test_a_handler_that_fails_costs_its_client_alone(caplog: pytest.LogCap
         raise ZeroDivisionError
 
     async with running() as tasks:
-        acceptor = Acceptor("127.0.0.1", 0, serve, tasks)
-        tasks.start_soon(acceptor.run)
+        acceptor = Acceptor("127.0.0.1", 0, serve)
+        tasks.start_soon(acceptor.run, tasks)
         for _ in range(2):
             async with await anyio.connect_tcp(*acceptor.address) as client:
                 assert await is_reset(client)
@@ -93,10 +94,9 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        async with running() as tasks:
-            with pytest.raises(OSError, match="Address already in use"):
-                Acceptor("127.0.0.1", other.getsockname()[1], serve, tasks)
-            Acceptor("::1", 0, serve, tasks).close()
+        with pytest.raises(OSError, match="Address already in use"):
+            Acceptor("127.0.0.1", other.getsockname()[1], serve)
+        Acceptor("::1", 0, serve).close()
 
 
 def test_a_source_of_the_other_family_is_shown_as_unspecified() -> None:

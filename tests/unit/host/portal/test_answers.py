@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import IPv4Address
 from uuid import UUID
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
+from easytier_cli import output
+from easytier_cli.commands.proxy import stock_cells
 from easytier_hooks.errors import DialRefused
-from easytier_hooks.types import Closed, Connected, Counters, Failed, HalfClosed
+from easytier_hooks.types import Closed, Connected, Counters, Failed, HalfClosed, Selection
 from easytier_host.config.model import Flags
 from easytier_host.dial import dial_target
 from easytier_host.pb import common_pb2, portal_pb2
-from easytier_host.rpc.client import RefusedError
-from tests.unit.host.helpers import SECRET, make_node
+from easytier_host.pipe import pipe
+from easytier_host.rpc.client import PortalClient, RefusedError
+from tests.unit.host.helpers import SECRET, make_node, until
 from tests.unit.host.portal.portals import ask, flow, portal_of, two_nodes
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +55,42 @@ async def test_a_peer_that_is_not_there_is_still_being_connected() -> None:
     async with make_node(1, "udp://127.0.0.1:9", "tcp://nowhere.invalid:9") as node, portal_of(node) as portal:
         statuses = [each.status for each in await ask(portal, lambda client: client.connectors())]
         assert statuses == [portal_pb2.CONNECTING, portal_pb2.CONNECTING]
+
+
+async def test_a_flow_whose_opener_told_no_source_is_shown_with_none() -> None:
+    """Stock 2.2.0 and 2.2.1 tell none; the destination's list has 0.0.0.0:0 there, as stock's."""
+
+    async def hold(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+
+    async with (
+        make_node(1) as node,
+        portal_of(node) as portal,
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, hold)
+        target = IPv4Address("10.144.0.1"), int(listener.extra(SocketAttribute.local_port))
+        ours, application = pipe((IPv4Address("10.144.0.2"), 5), target)
+        tasks.start_soon(node.targets.serve, application, 7, Selection("kcp", "opened by n2", "peer"), None, target)
+        await until(lambda: [each for each in node.gate.table if each.connected])
+        (entry,) = await ask(portal, PortalClient.proxy_entries)
+        cells = ("0.0.0.0:0", f"10.144.0.1:{target[1]}", output.local_time(entry.start_time), "Connected", "Kcp")
+        assert stock_cells(entry) == cells
+        await ours.aclose()
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_flow_that_reaches_nobody_says_so_in_words() -> None:
+    async with make_node(1) as node, portal_of(node) as portal:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            target = IPv4Address("10.144.0.1"), closed.getsockname()[1]
+            _, application = pipe((IPv4Address("10.144.0.2"), 5), target)
+            await node.targets.serve(application, 7, Selection("kcp", "opened by n2", "peer"), None, target)
+        (told,) = (await ask(portal, PortalClient.flows)).flows
+        assert told.end_reason == f"10.144.0.1:{target[1]} cannot be reached: Connection refused"
 
 
 async def test_flows_are_listed_by_transport_and_direction() -> None:

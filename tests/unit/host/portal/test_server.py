@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import anyio
 import anyio.to_thread
@@ -16,6 +17,7 @@ from easytier_host.portal import server
 from easytier_host.portal.address import PortalAddress
 from easytier_host.portal.server import MAX_CONNECTIONS, Portal, PortalError
 from easytier_host.rpc.client import ConnectError, PortalClient, RefusedError
+from easytier_host.rpc.framing import MAX_PEER_CALLS
 from tests.unit.host.helpers import make_node, until
 from tests.unit.host.portal.portals import ask, flow, is_closed, packet, portal_of, read_answer
 
@@ -85,6 +87,31 @@ async def test_connections_are_bounded() -> None:
         extra = await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", portal.port))
         assert await is_closed(extra)
         assert portal.refused == 1
+
+
+async def test_who_asks_without_end_is_read_no_faster_than_answered() -> None:
+    questions, too_much = packet() * 50, 64 << 20
+
+    def ask_for_ever(port: int) -> int:
+        taken = 0
+        with socket.create_connection(("127.0.0.1", port), timeout=0.5) as client, suppress(TimeoutError):
+            while taken < too_much:
+                client.sendall(questions)
+                taken += len(questions)
+        return taken
+
+    async with make_node(1) as node, portal_of(node) as portal:
+        # What the two sockets hold, and the questions that the allowance lets pass.
+        assert await anyio.to_thread.run_sync(ask_for_ever, portal.port) < too_much
+        assert (await ask(portal, PortalClient.node_info)).peer_id == node.peer_id
+
+
+async def test_unfinished_calls_of_a_connection_have_the_caps_of_one_caller() -> None:
+    """Whoever they say they come from."""
+    async with make_node(1) as node, portal_of(node) as portal, await anyio.connect_tcp("127.0.0.1", portal.port) as stream:
+        pieces = (packet(from_peer=number, transaction_id=number, total_pieces=2) for number in range(MAX_PEER_CALLS + 1))
+        await stream.send(b"".join(pieces))
+        assert await is_closed(stream)
 
 
 async def test_a_silent_connection_is_closed() -> None:
