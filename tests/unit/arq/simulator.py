@@ -136,10 +136,12 @@ class Ours:
     """A path of ours with any number of conversations.  `lateness` is by how many seconds its turns come late on average, as on
     a busy machine."""
 
-    def __init__(self, clock: Clock, send: Callable[[int, bytes], None], lateness: float = 0.0, seed: int = 1) -> None:
+    def __init__(
+        self, clock: Clock, send: Callable[[int, bytes], None], lateness: float = 0.0, seed: int = 1, mss: int = MSS
+    ) -> None:
         self.clock, self.send = clock, send
         self._lateness, self._random = lateness, random.Random(seed)
-        path = arq.paths()()
+        path = arq.paths(mss)()
         assert isinstance(path, ArqPath)
         self.path = path
         self.engines: dict[int, Engine] = {}
@@ -271,6 +273,7 @@ class Scene:
     left: dict[int, Ours | Stock]
     right: dict[int, Ours | Stock]
     contents: dict[int, Content]
+    mss: int
 
     @property
     def sender(self) -> Ours:
@@ -286,7 +289,7 @@ class Scene:
     @property
     def redundancy(self) -> float:
         """Datagrams sent for each that would have been enough."""
-        return self.there.sent * MSS / max(1, sum(content.read for content in self.contents.values()))
+        return self.there.sent * self.mss / max(1, sum(content.read for content in self.contents.values()))
 
 
 def scene(
@@ -300,9 +303,10 @@ def scene(
     jitter: float = 0.0,
     stream: bool = False,
     lateness: float = 0.0,
+    mss: int = MSS,
 ) -> Scene:
     """`pair` is "ours-stock" and so on, sender first, "met-met" two of ours that know it; each flow begins to send as many
-    bytes as `sizes` says at once."""
+    bytes as `sizes` says at once.  `mss` is what ours puts into a segment."""
     clock = Clock()
     left: dict[int, Ours | Stock] = {}
     right: dict[int, Ours | Stock] = {}
@@ -315,7 +319,7 @@ def scene(
     contents = {flow: Content(size) for flow, size in enumerate(sizes, 1)}
     kinds = pair.split("-")
     for ends, kind, link in ((left, kinds[0], there), (right, kinds[1], back)):
-        ours = Ours(clock, link.send, lateness, seed)
+        ours = Ours(clock, link.send, lateness, seed, mss)
         ours.path.sample_rtt(rtt)
         for flow, content in contents.items():
             outgoing, incoming = (content, Content(0)) if ends is left else (Content(0), content)
@@ -329,4 +333,4 @@ def scene(
             end.pump()
         else:
             end.write()
-    return Scene(clock, there, back, left, right, contents)
+    return Scene(clock, there, back, left, right, contents, mss)
