@@ -19,7 +19,7 @@ from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, KcpError, Role
 from easytier_kcp_plugin.kcp.handshake import KINDS, Input, State
-from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, RST, Flag, PacketType
+from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
 from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS, Underlay
 from easytier_kcp_plugin.kcp.session import Session
 from easytier_kcp_plugin.kcp.siblings import Siblings
@@ -164,6 +164,8 @@ class Endpoint:
         self._out: dict[tuple[int, PacketType], list[bytes]] = {}
         self._events: list[Event] = []
         self._resized: list[tuple[int, int]] = []
+        self._alone: list[Batch] = []
+        """Payloads that must not leave together with others."""
         self._rst_tokens, self._rst_at = float(RST_BURST), -math.inf
 
     # The application's calls.  Each is to be followed by a poll.
@@ -286,6 +288,8 @@ class Endpoint:
         self._out = {}
         events, self._events = self._events, []
         resized, self._resized = self._resized, []
+        batches += self._alone
+        self._alone = []
         wake = min((wake for peer_id, wake in self._wakes.items() if peer_id not in congested), default=math.inf)
         timer = self._timers[0][0] if self._timers else math.inf
         shadow = next(iter(self._half_open.values()), math.inf) + SHADOW_LIFE
@@ -332,10 +336,12 @@ class Endpoint:
         if size is None or self._underlay is None:
             return math.inf
         if size.deadline <= now:
-            bodies = size.poll(self._underlay, peer_id, peer.path.rtt, now)
-            asked = next((session for session in peer.by_conv.values() if session.answers_pings), None) if bodies else None
-            if asked is not None:
-                asked.ping(bodies)
+            asked = next((session for session in peer.by_conv.values() if session.answers_pings), None)
+            bodies = size.poll(self._underlay, peer_id, can_ask=asked is not None, rtt=peer.path.rtt, now=now)
+            if asked is not None and asked.conv is not None:
+                header = self._header(asked.role, peer_id, asked.conv, PING)
+                # Alone: of many datagrams that leave in one call the kernel lets routers cut each.
+                self._alone += [Batch(peer_id, asked.role.value, [header + body]) for body in bodies]
         if size.mss != peer.segment_bytes:
             peer.segment_bytes = size.mss
             self._resized.append((peer_id, size.mss))

@@ -4,9 +4,9 @@ Stock cuts segments of 1176 bytes and takes larger ones.  A PING as long as a da
 same body, proves that the path carries it.  The states, and what happens to segments that have been cut when a path ceases to
 carry them, are in docs/arq.md, How large segments are::
 
-    SMALL --a bulk flow--> TRYING --answered--> LARGE --nothing large acknowledged--> DOUBTED --answered, acknowledged--> LARGE
-      ^                      |                    |                                      |
-      +---3 without answer---+-----60 s unused----+---3 times only the small one was answered
+    SMALL --a bulk flow--> TRYING --answered--> LARGE --20 s, or nothing large acknowledged--> DOUBTED --answered--> LARGE
+      ^                      |                    |                                               |
+      +---3 without answer---+-----60 s unused----+---3 times only the small one was answered-----+
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGEST_MSS: Final = 2000 - 16 - 28 - HEADER_SIZE - SEGMENT_SIZE
 # Ours.  Times in seconds.
 HEAD: Final = b"size"
 """Begins the bodies of our PINGs; this alone is the small one."""
-_PADDING: Final = hashlib.shake_128(HEAD).digest(LARGEST_MSS)
+_PADDING: Final = hashlib.shake_128(HEAD).digest(LARGEST_MSS + SEGMENT_SIZE)
 """Does not compress: a compressed PING would prove nothing."""
 ATTEMPTS: Final = 3
 ANSWER_MIN: Final = 0.25
@@ -36,8 +36,9 @@ ASK_AGAIN: Final = 1.0
 """While not even small PINGs are answered."""
 PATIENCE: Final = 1.0
 """How long large segments may go unacknowledged; else four round trips."""
-RECHECK: Final = 10.0
-"""Between looks at what the host says: the way to the peer may be another by then."""
+RECHECK: Final = 20.0
+"""A path in use is asked again, the host as well: the way may be another by then.  Acknowledgements are no proof: what leaves
+as one of many datagrams of a call may have been cut by a router."""
 REMEMBERED: Final = 60.0
 """Asking costs one round trip at 1176 bytes, a wrong guess more than a second."""
 RETRY_MIN: Final = 30.0
@@ -72,12 +73,14 @@ class SegmentSize:
         "_asked",
         "_attempts",
         "_base",
+        "_delivered_at",
         "_goal",
         "_proven_at",
         "_retry_at",
         "_retry_wait",
         "_small_answered",
         "_vanished",
+        "_waited_at",
         "deadline",
         "mss",
         "state",
@@ -92,8 +95,9 @@ class SegmentSize:
         self._base = base
         self._goal = 0
         """The larger size to be proven, or proven; 0 if there is none."""
-        self._proven_at = -math.inf
+        self._proven_at = self._delivered_at = -math.inf
         self._asked = self._small_answered = self._vanished = False
+        self._waited_at = -math.inf
         self._attempts = 0
         self._retry_at, self._retry_wait = -math.inf, RETRY_MIN
 
@@ -110,30 +114,33 @@ class SegmentSize:
 
     def delivered(self, now: float) -> None:
         """A large segment was acknowledged."""
-        if self.state is State.LARGE:
-            self._proven_at = now
-        elif self.state is State.DOUBTED:
-            self._enlarge(now)
+        self._delivered_at = now
 
     def waits(self, since: float, rtt: float, now: float) -> None:
         """A large segment, sent first at `since`, is the oldest that is not acknowledged."""
-        if now - max(since, self._proven_at) <= max(PATIENCE, 4 * rtt):
+        if now - max(since, self._delivered_at, self._waited_at) <= max(PATIENCE, 4 * rtt):
             return
+        self._waited_at = now
         if self.state is State.LARGE:
             self._ask(State.DOUBTED, now)
-        elif self.state is State.SMALL:
-            # Once more than the minute is needed, or the host had found out by itself.
-            self._proven_at, self._vanished, self.deadline = now, True, now
+        if self.state is State.SMALL:
+            # More than a minute is needed, or the host had found out by itself.
+            self._vanished, self.deadline = True, now
+        # What is cut from here on passes in any case.
+        self.mss = self._base
 
     # What the endpoint does.
 
-    def poll(self, underlay: Underlay, peer_id: int, rtt: float | None, now: float) -> list[bytes]:
-        """At `deadline` or later: do what is due.  Returns the bodies of PINGs to send."""
+    def poll(self, underlay: Underlay, peer_id: int, *, can_ask: bool, rtt: float | None, now: float) -> list[bytes]:
+        """At `deadline` or later: do what is due.  Returns the bodies of PINGs to send, none unless it `can_ask`: unless there
+        is a conversation in which they would be answered."""
         self.deadline = math.inf
         if self.state is not State.SMALL:
             self._heed(underlay.largest_payload(peer_id), now)
         if self.state is State.LARGE:
-            self._recheck(now)
+            self._recheck(can_ask, now)
+        elif not can_ask:
+            self._forget()
         elif self._asked:
             self._count_unanswered(now)
         if self._vanished:
@@ -153,7 +160,7 @@ class SegmentSize:
     # Helpers.
 
     def _ask(self, state: State, now: float) -> None:
-        self.state, self.mss, self.deadline = state, self._base, now
+        self.state, self.deadline = state, now
         self._attempts, self._asked = 0, False
 
     def _heed(self, largest_payload: int, now: float) -> None:
@@ -163,12 +170,14 @@ class SegmentSize:
             self._fail(now)
         elif goal != self._goal:
             # Another way, or the kernel has been told of another MTU.
-            self._goal = goal
+            self._goal, self.mss = goal, self._base
             self._ask(State.TRYING, now)
 
-    def _recheck(self, now: float) -> None:
-        if now - self._proven_at > REMEMBERED:
-            self.state, self.mss = State.SMALL, self._base
+    def _recheck(self, can_ask: bool, now: float) -> None:
+        if can_ask and self._delivered_at > self._proven_at:
+            self._ask(State.DOUBTED, now)
+        elif now - self._proven_at >= REMEMBERED:
+            self._forget()
         else:
             self.deadline = now + RECHECK
 
@@ -176,7 +185,7 @@ class SegmentSize:
         if self.state is State.TRYING or self._small_answered:
             self._attempts += 1
         if self._attempts == ATTEMPTS:
-            self._vanished = self.state is State.DOUBTED
+            self._vanished, self._waited_at = self.state is State.DOUBTED, now
             self._fail(now)
 
     def _pings(self, rtt: float | None, now: float) -> list[bytes]:
@@ -191,8 +200,11 @@ class SegmentSize:
         self.state, self.mss, self._asked = State.LARGE, self._goal, False
         self._proven_at, self._retry_wait, self.deadline = now, RETRY_MIN, now + RECHECK
 
-    def _fail(self, now: float) -> None:
+    def _forget(self) -> None:
         self.state, self.mss, self._asked, self.deadline = State.SMALL, self._base, False, math.inf
+
+    def _fail(self, now: float) -> None:
+        self._forget()
         self._retry_at = now + self._retry_wait
         self._retry_wait = min(2 * self._retry_wait, RETRY_MAX)
 

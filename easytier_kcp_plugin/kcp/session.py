@@ -8,7 +8,6 @@ FIN may go out is decided here; the table is in docs/kcp.md, Ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
@@ -222,14 +221,9 @@ class Session:
 
     @property
     def answers_pings(self) -> bool:
-        """Whether the peer answers PINGs of any size with the same body: not before its engine is there, nor after an end."""
-        return self.state is State.ESTABLISHED and self._engine is not None and self._engine.heard
-
-    def ping(self, bodies: Sequence[bytes]) -> None:
-        """Send PINGs; `path.size` gets the answers."""
-        if self.conv is not None:
-            for body in bodies:
-                self._host.send(self, self.conv, PING, body)
+        """Whether the peer answers PINGs with the same body: not before its engine is there, nor a stock one after its end."""
+        alive = self.state is State.ESTABLISHED or (self.state is State.PEER_CLOSED and self.peer_offer is not None)
+        return alive and self._engine is not None and self._engine.heard
 
     # What moves it.
 
