@@ -45,7 +45,7 @@ def neighbours(
     """n1 source fd09::2 / 10.9.1.2 ==== 10.9.1.1 / fd09::1 n2 destination"""
     with Topology() as topology:
         spaces = [topology.namespace("n1"), topology.namespace("n2")]
-        topology.join(*spaces, *(("fd09::2/64", "fd09::1/64") if ipv6 else ("10.9.1.2/24", "10.9.1.1/24")))
+        topology.join(spaces[0], spaces[1], *(("fd09::2/64", "fd09::1/64") if ipv6 else ("10.9.1.2/24", "10.9.1.1/24")))
         any_host, target = ("[::]", "[fd09::1]") if ipv6 else ("0.0.0.0", "10.9.1.1")
         options = [
             kcp_options(1, source=True, peers=(listener(scheme, target),), **both),

@@ -60,6 +60,10 @@ class Link:
     jitter: float = 0.0
     stream: bool = False
     """Whether a lost datagram is repeated, and those behind it wait, as on a TCP connection that keeps its rate."""
+    burst: float = 1.0
+    """Datagrams that are lost one after the other, on average."""
+    loses_behind: bool = False
+    """Whether losses come after the queue, and take their share of the rate."""
     sent: int = 0
     overflowed: int = 0
     waits: list[tuple[float, float]] = field(default_factory=list)
@@ -70,14 +74,19 @@ class Link:
         self._random = random.Random(self.seed)
         self._free_at = 0.0
         self._last_at = 0.0
+        self._in_burst = False
 
     def send(self, flow: int, body: bytes) -> None:
         self.sent += 1
         repeats = 0
-        while self._random.random() < self.loss:
+        lost = False
+        while self._loses():
             if not self.stream:
-                return
+                lost = True
+                break
             repeats += 1
+        if lost and not self.loses_behind:
+            return
         if self.filter is not None and not self.filter(body):
             return
         now = leaves = self.clock.now
@@ -89,10 +98,19 @@ class Link:
                 return
             self.waits.append((now, wait))
             leaves = self._free_at = now + wait + size * 8 / self.rate
+        if lost:
+            return
         arrives = leaves + self.delay * (1 + 2 * repeats) + self._random.random() * self.jitter
         if self.stream:
             arrives = self._last_at = max(self._last_at, arrives)
         self.clock.at(arrives, lambda: self.deliver(flow, body))
+
+    def _loses(self) -> bool:
+        if self.burst <= 1.0:
+            return self._random.random() < self.loss
+        begins = self.loss / (self.burst * (1 - self.loss))
+        self._in_burst = self._random.random() < (1 - 1 / self.burst if self._in_burst else begins)
+        return self._in_burst
 
     def queueing(self, since: float, share: float) -> float:
         """Quantile of the waiting times since then, in seconds."""
@@ -304,28 +322,35 @@ def scene(
     stream: bool = False,
     lateness: float = 0.0,
     mss: int = MSS,
+    burst: float = 1.0,
+    loses_behind: bool = False,
+    apart: bool = False,
 ) -> Scene:
     """`pair` is "ours-stock" and so on, sender first, "met-met" two of ours that know it; each flow begins to send as many
-    bytes as `sizes` says at once.  `mss` is what ours puts into a segment."""
+    bytes as `sizes` says at once.  `mss` is what ours puts into a segment.
+    With `apart` each flow has a path of its own, as to another peer."""
     clock = Clock()
     left: dict[int, Ours | Stock] = {}
     right: dict[int, Ours | Stock] = {}
-    there = Link(
-        clock, lambda flow, body: right[flow].deliver(flow, body), rate, rtt / 2, loss, queue, 7 * seed + 1, jitter, stream
-    )
-    back = Link(
-        clock, lambda flow, body: left[flow].deliver(flow, body), rate, rtt / 2, loss, queue, 7 * seed + 2, jitter, stream
+    there, back = (
+        Link(clock, deliver, rate, rtt / 2, loss, queue, 7 * seed + number, jitter, stream, burst, loses_behind)
+        for number, deliver in (
+            (1, lambda flow, body: right[flow].deliver(flow, body)),
+            (2, lambda flow, body: left[flow].deliver(flow, body)),
+        )
     )
     contents = {flow: Content(size) for flow, size in enumerate(sizes, 1)}
     kinds = pair.split("-")
     for ends, kind, link in ((left, kinds[0], there), (right, kinds[1], back)):
-        ours = Ours(clock, link.send, lateness, seed, mss)
-        ours.path.sample_rtt(rtt)
+        ours = None
         for flow, content in contents.items():
             outgoing, incoming = (content, Content(0)) if ends is left else (Content(0), content)
             if kind == "stock":
                 ends[flow] = Stock(clock, link.send, flow, outgoing, incoming, seed + flow)
             else:
+                if ours is None or apart:
+                    ours = Ours(clock, link.send, lateness, seed + flow - 1, mss)
+                    ours.path.sample_rtt(rtt)
                 ends[flow] = ours
                 ours.open(flow, outgoing, incoming, met=kind == "met")
     for end in dict.fromkeys(left.values()):
