@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.arq.simulator import Scene, scene
+from tests.unit.arq.simulator import Cubic, Scene, scene
 
 MSS = 1382
 SECONDS, SETTLED = 12.0, 4.0
@@ -133,6 +133,16 @@ def test_paths_that_share_a_bottleneck_fill_it_without_overrunning_it() -> None:
     assert goodput(result) >= 89
     assert min(content.mbits(SETTLED, SECONDS) for content in result.contents.values()) >= 8
     assert result.there.queueing(SETTLED, 0.99) <= 0.025
+
+
+def test_beside_a_tcp_flow_with_cubic_neither_starves() -> None:
+    result = scene("ours-stock", mss=MSS)
+    other = Cubic(result.clock, result.there, result.back, flow=2)
+    result.left[2], result.right[2] = other, other.sink
+    other.send()
+    result.clock.run(40.0)
+    assert result.content.mbits(5.0, 40.0) >= 25
+    assert other.sink.received * 8 / 40e6 >= 25
 
 
 def test_a_blackout_is_over_at_once() -> None:

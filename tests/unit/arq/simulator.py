@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from kcp.extension import KCP
 
@@ -281,6 +281,58 @@ class Stock:
         self.write()
 
 
+class Cubic:
+    """A TCP flow with CUBIC (RFC 9438), as simple as it can be: each packet is acknowledged, and three later ones show a loss.
+    `sink` is its other end."""
+
+    def __init__(self, clock: Clock, there: Link, back: Link, flow: int) -> None:
+        self.clock, self.sink = clock, CubicSink(back)
+        self._there, self._flow = there, flow
+        self._out: dict[int, None] = {}
+        self._next = self._recover = 0
+        self._window, self._peak, self._threshold = 10.0, 0.0, math.inf
+        self._cut_at = 0.0
+
+    def send(self) -> None:
+        while len(self._out) < self._window:
+            self._out[self._next] = None
+            self._there.send(self._flow, self._next.to_bytes(8, "little") + bytes(1500 - HEADERS - 8))
+            self._next += 1
+
+    def deliver(self, flow: int, body: bytes) -> None:
+        number = int.from_bytes(body, "little")
+        if number not in self._out:
+            return
+        del self._out[number]
+        lost = list(itertools.takewhile(lambda other: other <= number - 3, self._out))
+        for other in lost:
+            del self._out[other]
+        if lost and lost[-1] >= self._recover:
+            self._recover, self._cut_at, self._peak = self._next, self.clock.now, self._window
+            self._window = self._threshold = 0.7 * self._window
+        elif self._window < self._threshold:
+            self._window += 1.0
+        else:
+            since = self.clock.now - self._cut_at - (0.3 * self._peak / 0.4) ** (1 / 3)
+            self._window += max(0.01, 0.4 * since**3 + self._peak - self._window) / self._window
+        self.send()
+
+
+@dataclass
+class CubicSink:
+    """Acknowledges, and counts the bytes that came."""
+
+    back: Link
+    received: int = 0
+
+    def deliver(self, flow: int, body: bytes) -> None:
+        self.received += len(body)
+        self.back.send(flow, body[:8])
+
+
+End: TypeAlias = Ours | Stock | Cubic | CubicSink
+
+
 @dataclass
 class Scene:
     """Two nodes and their links; the left one sends.  `contents` by flow."""
@@ -288,8 +340,8 @@ class Scene:
     clock: Clock
     there: Link
     back: Link
-    left: dict[int, Ours | Stock]
-    right: dict[int, Ours | Stock]
+    left: dict[int, End]
+    right: dict[int, End]
     contents: dict[int, Content]
     mss: int
 
@@ -330,8 +382,8 @@ def scene(
     bytes as `sizes` says at once.  `mss` is what ours puts into a segment.
     With `apart` each flow has a path of its own, as to another peer."""
     clock = Clock()
-    left: dict[int, Ours | Stock] = {}
-    right: dict[int, Ours | Stock] = {}
+    left: dict[int, End] = {}
+    right: dict[int, End] = {}
     there, back = (
         Link(clock, deliver, rate, rtt / 2, loss, queue, 7 * seed + number, jitter, stream, burst, loses_behind)
         for number, deliver in (
@@ -356,6 +408,6 @@ def scene(
     for end in dict.fromkeys(left.values()):
         if isinstance(end, Ours):
             end.pump()
-        else:
+        elif isinstance(end, Stock):
             end.write()
     return Scene(clock, there, back, left, right, contents, mss)
