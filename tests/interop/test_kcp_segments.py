@@ -14,7 +14,7 @@ from tests.interop.scenes import PORT, REHEARSAL, listener, node, wait_joined
 from tests.netns.nodes import NodeOptions, RunningNode
 from tests.netns.requirements import INTEROP
 from tests.netns.tcp_games import finish, games
-from tests.netns.topology import Namespace, Topology, wait_for
+from tests.netns.topology import Namespace, Topology, add_address, wait_for
 
 pytestmark = [
     *INTEROP,
@@ -98,8 +98,12 @@ def through_a_router(destination: str, *, ipv6: bool) -> Iterator[tuple[list[Run
         router = topology.namespace("router")
         near, far = ("fd09:1::", "fd09:2::") if ipv6 else ("10.9.1.", "10.9.2.")
         prefix = "/64" if ipv6 else "/24"
-        topology.join(spaces[0], router, f"{near}2{prefix}", f"{near}1{prefix}")
+        _, near_device = topology.join(spaces[0], router, f"{near}2{prefix}", f"{near}1{prefix}")
         _, device = topology.join(spaces[1], router, f"{far}2{prefix}", f"{far}1{prefix}")
+        if ipv6:
+            # Without a link-local address it cannot ask who has the next one.
+            for each in (near_device, device):
+                add_address(router, each, "fe80::1/64")
         family = "-6" if ipv6 else "-4"
         spaces[0].run("ip", family, "route", "add", "default", "via", f"{near}1")
         spaces[1].run("ip", family, "route", "add", "default", "via", f"{far}1")

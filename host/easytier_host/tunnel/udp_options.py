@@ -26,6 +26,9 @@ _IP_MTU: Final = 14
 _IPV6_MTU: Final = 24
 _IPV6_LEAST_MTU: Final = 1280
 """Of any link (RFC 8200, 5)."""
+_IPV6_DSTOPTS: Final = 59
+_PADDING_OPTION: Final = bytes((0, 0, 1, 4, 0, 0, 0, 0))
+"""A destination options header with nothing but padding (RFC 8200, 4.6), so that a packet is larger by eight bytes."""
 
 # Ours.
 SOCKET_BUFFER_BYTES: Final = 4 << 20
@@ -96,7 +99,7 @@ def path_mtu(family: int, address: tuple[Any, ...]) -> int:
 
 def set_fragments(sock: socket.socket, *, allowed: bool) -> None:
     """Whether packets may be cut on their way where routers do not tell that they are too large: IPv4 without DF, so by the
-    routers; IPv6 here, in the size that every link carries.
+    routers; IPv6 here, in the size that every link carries, if this process may set its options (CAP_NET_RAW).
 
     Otherwise as the system does by itself: one that is larger than the path is known to carry is cut here, others never.
     """
@@ -104,7 +107,9 @@ def set_fragments(sock: socket.socket, *, allowed: bool) -> None:
         if sock.family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT if allowed else _PMTUDISC_WANT)
         else:
+            # The size alone is not heeded: Linux cuts to it, but only what is larger than the MTU of the way.
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU, _IPV6_LEAST_MTU if allowed else 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_DSTOPTS, _PADDING_OPTION if allowed else b"")
 
 
 def has_gso(sock: socket.socket) -> bool:
