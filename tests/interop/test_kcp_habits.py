@@ -70,7 +70,7 @@ def test_an_answer_may_wait_for_the_end_of_the_request(joined: tuple[str, KcpPai
 
 
 def test_a_reader_that_sleeps_costs_no_memory(joined: tuple[str, KcpPair, Games]) -> None:
-    """No more than the windows, which between our own ends may grow to 19 MB a direction."""
+    """No more than the windows, which between our own ends may grow to 23 MB a direction."""
     name, nodes, played = joined
     ours = [node for node in (nodes.source, nodes.destination) if isinstance(node, OurNode)]
     played.play("download", size_bytes=1_000_000)
