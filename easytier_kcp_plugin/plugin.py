@@ -59,7 +59,7 @@ class KcpPlugin:
             return []
         destination = KcpDestination(host)
         accepts = not settings["disable_kcp_input"]
-        endpoint = Endpoint(host.peer_id, paths, first_conv=secrets.randbits(32), holds=True, is_stream=host.is_stream)
+        endpoint = Endpoint(host.peer_id, paths, first_conv=secrets.randbits(32), holds=True, underlay=host)
         driver = EndpointDriver(endpoint, host.send, destination.serve if accepts else None, logger=host.logger)
         destination.driver = driver
         for packet_type in (PacketType.KCP_SRC, PacketType.KCP_DST) if accepts else (PacketType.KCP_DST,):

@@ -11,7 +11,7 @@ import heapq
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -19,10 +19,12 @@ from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, KcpError, Role
 from easytier_kcp_plugin.kcp.handshake import KINDS, Input, State
-from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, RST, Flag, PacketType
+from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
 from easytier_kcp_plugin.kcp.openings import Openings
+from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS
 from easytier_kcp_plugin.kcp.session import Session
 from easytier_kcp_plugin.kcp.siblings import Siblings
+from easytier_kcp_plugin.kcp.underlay import Underlay
 
 _U32: Final = 0xFFFF_FFFF
 
@@ -100,6 +102,8 @@ class Poll:
     events: list[Event]
     deadline: float
     """When to poll again at the latest; infinite if only input can change anything."""
+    resized: Sequence[tuple[int, int]] = ()
+    """Peers to which segments carry another number of bytes from now on, and that number."""
 
 
 @dataclass(slots=True)
@@ -113,6 +117,7 @@ class _Peer:
     is_ours: bool = False
     openings: Openings[Session] = field(default_factory=Openings)
     half_open: int = 0
+    segment_bytes: int = STOCK_MSS
 
 
 class Endpoint:
@@ -130,11 +135,11 @@ class Endpoint:
         first_conv: int,
         limits: Limits | None = None,
         holds: bool = False,
-        is_stream: Callable[[int], bool] = lambda _peer_id: False,
+        underlay: Underlay | None = None,
     ) -> None:
         """With `holds` the SYN of a peer of our kind is answered only when `confirm` says that its destination was reached.
 
-        `is_stream`: whether the way to a peer is a stream, which keeps the order and repeats what is lost.
+        Without `underlay` segments stay as small as stock's, and no way counts as a stream.
         """
         self.limits = limits or Limits()
         self.half_close_idle = self.limits.half_close_idle
@@ -142,7 +147,7 @@ class Endpoint:
         self._peer_id = peer_id
         self._make_path = paths
         self._holds = holds
-        self._is_stream = is_stream
+        self._underlay = underlay
         self._next_conv = first_conv & _U32
         self._peers: dict[int, _Peer] = {}
         self._idle_peers: OrderedDict[int, None] = OrderedDict()
@@ -159,6 +164,9 @@ class Endpoint:
         self._order = itertools.count()
         self._out: dict[tuple[int, PacketType], list[bytes]] = {}
         self._events: list[Event] = []
+        self._resized: list[tuple[int, int]] = []
+        self._alone: list[Batch] = []
+        """Payloads that must not leave together with others."""
         self._rst_tokens, self._rst_at = float(RST_BURST), -math.inf
 
     # The application's calls.  Each is to be followed by a poll.
@@ -281,10 +289,13 @@ class Endpoint:
         batches = [Batch(peer_id, packet_type, payloads) for (peer_id, packet_type), payloads in self._out.items()]
         self._out = {}
         events, self._events = self._events, []
+        resized, self._resized = self._resized, []
+        batches += self._alone
+        self._alone = []
         wake = min((wake for peer_id, wake in self._wakes.items() if peer_id not in congested), default=math.inf)
         timer = self._timers[0][0] if self._timers else math.inf
         shadow = next(iter(self._half_open.values()), math.inf) + SHADOW_LIFE
-        return Poll(batches, events, min(wake, timer, shadow))
+        return Poll(batches, events, min(wake, timer, shadow), resized)
 
     def _run_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
@@ -320,13 +331,31 @@ class Endpoint:
             if peer is None:
                 continue
             batches, wake = peer.path.pump(now)
-            if wake is not None:
+            wake = min(math.inf if wake is None else wake, self._ask_for_size(peer_id, peer, now))
+            if wake != math.inf:
                 self._wakes[peer_id] = wake
             for engine, datagrams in batches:
                 session, conv = self._engines[engine]
                 prefix = self._header(session.role, peer_id, conv, ACK_DATA)
                 self._queue(peer_id, session.role).extend([prefix + datagram for datagram in datagrams])
                 self._touched[session] = None
+
+    def _ask_for_size(self, peer_id: int, peer: _Peer, now: float) -> float:
+        """Send the PINGs that find out how large segments may be; returns when to look again."""
+        size = peer.path.size
+        if size is None or self._underlay is None:
+            return math.inf
+        if size.deadline <= now:
+            asked = next((session for session in peer.by_conv.values() if session.answers_pings), None)
+            bodies = size.poll(self._underlay, peer_id, can_ask=asked is not None, rtt=peer.path.rtt, now=now)
+            if asked is not None and asked.conv is not None:
+                header = self._header(asked.role, peer_id, asked.conv, PING)
+                # Alone: of many datagrams that leave in one call the kernel lets routers cut each.
+                self._alone += [Batch(peer_id, asked.role.value, [header + body]) for body in bodies]
+        if size.mss != peer.segment_bytes:
+            peer.segment_bytes = size.mss
+            self._resized.append((peer_id, size.mss))
+        return size.deadline
 
     def _schedule(self, session: Session, now: float) -> None:
         """A timer that turns out to be early costs one look; one that was put off is skipped when its time comes."""
@@ -420,7 +449,7 @@ class Endpoint:
         peer = self._peers[session.peer_id]
         if peer.is_ours:
             return now
-        stream = self._is_stream(session.peer_id)
+        stream = self.is_stream(session.peer_id)
         return peer.openings.begin(session, now, stream=stream, again=session.reopenings > 0)
 
     def opening_ended(self, session: Session) -> None:
@@ -430,7 +459,7 @@ class Endpoint:
 
     def is_stream(self, peer_id: int) -> bool:
         """Whether the way to a peer keeps the order and repeats what is lost."""
-        return self._is_stream(peer_id)
+        return self._underlay is not None and self._underlay.is_stream(peer_id)
 
     def new_conv(self, session: Session) -> int:
         """A conv that leads to `session` from now on."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from easytier_kcp_plugin.kcp.conn_data import Offer
+from easytier_kcp_plugin.kcp.segment_size import SegmentSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,11 @@ class Path(Protocol):
     @property
     def offer(self) -> Offer:
         """What to tell a peer of our kind about engines on this path."""
+        ...
+
+    @property
+    def size(self) -> SegmentSize | None:
+        """How large its segments may be; None if they never change."""
         ...
 
     @property

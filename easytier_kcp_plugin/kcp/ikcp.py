@@ -66,6 +66,10 @@ class IkcpPath:
         return Offer(window=WINDOW)
 
     @property
+    def size(self) -> None:
+        return None
+
+    @property
     def rtt(self) -> float | None:
         return self._rtt
 

@@ -25,6 +25,7 @@ from easytier_kcp_plugin.kcp.events import (
 )
 from easytier_kcp_plugin.kcp.handshake import FINISH, KINDS, UNKNOWN_RTT, Handshake, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, PING, PONG, RST, SYN, SYN_ACK, Flag
+from easytier_kcp_plugin.kcp.segment_size import is_ours as asks_for_size
 from easytier_kcp_plugin.kcp.session_host import SessionHost
 
 if TYPE_CHECKING:
@@ -222,6 +223,12 @@ class Session:
         if self._engine is not None:
             self._engine.ask(now)
 
+    @property
+    def answers_pings(self) -> bool:
+        """Whether the peer answers PINGs with the same body: not before its engine is there, nor a stock one after its end."""
+        alive = self.state is State.ESTABLISHED or (self.state is State.PEER_CLOSED and self.peer_offer is not None)
+        return alive and self._engine is not None and self._engine.heard
+
     # What moves it.
 
     def receive(self, conv: int, flags: int, body: bytes, now: float) -> None:
@@ -240,6 +247,8 @@ class Session:
                 self._doubt_acceptance(now)
                 # The third packet has been taken in, one way or the other.
                 self._host.opening_ended(self)
+        if kind is Input.PONG and self.path.size is not None:
+            self.path.size.answered(body, now)
         handshake.rtt = self.path.rtt
         if kind is Input.RST and self._is_lost_fin(conv, body, now):
             kind = Input.FIN
@@ -549,7 +558,8 @@ class Session:
         PING with RST.  After a long silence it may have forgotten the conversation instead."""
         if conv != self.conv or self.peer_offer is not None or now >= self._heard_at + SILENCE / 2:
             return False
-        return self.state is State.LOCAL_CLOSED or (self.state is State.ESTABLISHED and self._pong_due and body == PING_BODY)
+        answers = asks_for_size(body) or (self._pong_due and body == PING_BODY)
+        return self.state is State.LOCAL_CLOSED or (self.state is State.ESTABLISHED and answers)
 
     def _ping_time(self) -> float:
         """When a PING is due.  A stock peer whose FIN came answers it with RST: wanted only if it takes nothing any more."""

@@ -293,6 +293,8 @@ class EndpointDriver:
         self._send_all(poll)
         for event in poll.events:
             self._handle(event, tasks)
+        for peer_id, size in poll.resized:
+            self._logger.debug("segments to peer %d carry %d bytes from now on", peer_id, size)
         deadline = min(poll.deadline, now + CONGESTION_PAUSE) if self._held else poll.deadline
         return math.inf if deadline == math.inf else anyio.current_time() + max(0.0, deadline - now)
 

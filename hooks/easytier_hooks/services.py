@@ -99,6 +99,24 @@ class HostServices(Protocol):
         """Return when a batch for the peer has a chance again, or when the peer has gone. Takes at most 1 s."""
         ...
 
+    def largest_payload(self, peer_id: int) -> int:
+        """Bytes of the largest payload to the peer that leaves this node as one underlay packet of at most 1500 bytes.
+
+        Through a relay, one that the relay need not cut either if its links carry 1500. 0 if the peer cannot be reached, and
+        while packets may be cut.
+
+        The encryption and the headers of the node are counted, and the MTU that the system knows for the way to the neighbour.
+        Nobody knows of the rest of the way: try it out. Costs some system calls.
+        """
+        ...
+
+    def allow_fragments(self, peer_id: int) -> None:
+        """Large payloads to the peer vanish: have the network cut them up for the next minute, where it can.
+
+        Harmless if the peer cannot be reached. It holds for other peers on the same socket as well.
+        """
+        ...
+
     def handle(self, packet_type: int, handler: PacketHandler) -> None:
         """Give packets of this type that are addressed to us to `handler`.
 

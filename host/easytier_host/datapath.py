@@ -153,6 +153,11 @@ class Outbound:
             frames.append(header + (payload if cipher is None else cipher.seal(payload)))
         return transmit(conn, frames, self._metrics)
 
+    @property
+    def sealing_overhead(self) -> int:
+        """Bytes that sealing adds to a payload."""
+        return 0 if self._cipher is None else self._cipher.overhead
+
     def send_rpc(self, target: int, packet_type: PacketType, payloads: list[bytes]) -> None:
         """Send RPC packets: sealed to peers of the network, in clear to relays of others (control plane 4.4)."""
         conn = self.connection_to(target)

@@ -17,7 +17,8 @@ from anyio.abc import TaskGroup
 from easytier_hooks.services import Endpoint, Link, PacketHandler
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import IPAddress, PeerCapabilities, PeerInfo, Selection
-from easytier_host.packet import PacketType
+from easytier_host.packet import PEER_HEADER_SIZE, PacketType
+from easytier_host.tunnel.base import RELAYED_FRAME_SIZE
 
 if TYPE_CHECKING:
     from easytier_host.instance import Node
@@ -99,6 +100,21 @@ class PluginServices:
         if conn is not None:
             with anyio.move_on_after(WRITABLE_TIMEOUT):
                 await conn.tunnel.wait_writable()
+
+    def largest_payload(self, peer_id: int) -> int:
+        outbound = self._node.outbound
+        conn = outbound.connection_to(peer_id)
+        if conn is None:
+            return 0
+        frame = conn.tunnel.whole_frame_size()
+        if conn.peer_id != peer_id:
+            frame = min(frame, RELAYED_FRAME_SIZE)
+        return max(0, frame - PEER_HEADER_SIZE - outbound.sealing_overhead)
+
+    def allow_fragments(self, peer_id: int) -> None:
+        conn = self._node.outbound.connection_to(peer_id)
+        if conn is not None:
+            conn.tunnel.allow_fragments()
 
     def handle(self, packet_type: int, handler: PacketHandler) -> None:
         handlers = self._node.inbound.handlers

@@ -13,16 +13,17 @@ How the parts hang together, from the face down; docs/arq.md has the reasons::
 from __future__ import annotations
 
 from easytier_kcp_plugin.kcp.arq.memory import WindowMemory
-from easytier_kcp_plugin.kcp.arq.path import MSS, ArqPath
+from easytier_kcp_plugin.kcp.arq.path import ArqPath
 from easytier_kcp_plugin.kcp.engine import PathFactory
+from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS
 
 __all__ = ["paths"]
 
 
-def paths(mss: int = MSS) -> PathFactory:
+def paths(mss: int = STOCK_MSS) -> PathFactory:
     """Makes the paths of one node, with these engines.
 
-    `mss` (bytes of payload in a segment) is stock's, which fits every path; a stock receiver takes 1382 as well.
+    `mss` (bytes of payload in a segment) is what they begin with; stock's fits every path.
     """
     memory = WindowMemory()
     return lambda: ArqPath(memory, mss)

@@ -15,6 +15,7 @@ from typing import Final
 
 from easytier_kcp_plugin.kcp.arq.rate import RateModel
 from easytier_kcp_plugin.kcp.arq.transmission import OVERHEAD, Fate, OutSegment, Transmission
+from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS, SegmentSize
 
 _U32: Final = 0xFFFF_FFFF
 
@@ -27,6 +28,8 @@ KEEP: Final = 2.0
 KEEP_MAX: Final = 8192
 """Of those; the oldest are forgotten beyond it."""
 # Plain numbers: members of an enum are slow to get at, and every segment comes by here.
+_STOCK_SIZE: Final = STOCK_MSS + OVERHEAD
+"""With a mean above it, at least one was larger."""
 _OUT: Final = int(Fate.OUT)
 _ACKED: Final = int(Fate.ACKED)
 
@@ -59,6 +62,7 @@ class Detector:
     """
 
     model: RateModel
+    size: SegmentSize
     repair: Callable[[OutSegment], None]
     suspect: Callable[[OutSegment], None]
     counters: Counters = field(default_factory=Counters)
@@ -145,6 +149,8 @@ class Detector:
             model.deliver(size, now)
             model.loss.acked += credited
             model.loss.slow_acked += slow
+            if size > credited * _STOCK_SIZE:
+                self.size.delivered(now)
         for segment in passed:
             if not segment.acked:
                 self._confirm(segment, now)

@@ -20,11 +20,13 @@ from easytier_kcp_plugin.kcp.arq.transmission import OutSegment
 from easytier_kcp_plugin.kcp.conn_data import Offer
 from easytier_kcp_plugin.kcp.engine import EngineStatistics
 from easytier_kcp_plugin.kcp.segment import ACK_RUNS, RUN, SEGMENT, SEGMENT_SIZE, Command
+from easytier_kcp_plugin.kcp.segment_size import SegmentSize
 
 _U32: Final = 0xFFFF_FFFF
 
 # Wire constants: stock decides (data plane 5.7).
 MTU: Final = 1200
+"""Of datagrams with several segments."""
 WINDOW: Final = 1024
 
 # Ours.  Times in seconds.
@@ -50,6 +52,7 @@ class Owner(Protocol):
     model: RateModel
     tail: TailBudget
     memory: PathMemory
+    size: SegmentSize
 
     def touch(self, engine: ArqEngine) -> None:
         """Have `engine` looked at during the next pump."""
@@ -90,9 +93,9 @@ class ArqEngine:
         "sender",
     )
 
-    def __init__(self, path: Owner, conv: int, receive_window: int, mss: int, now: float) -> None:
-        """The first receive window in segments, `mss` in bytes."""
-        self.sender = Sender(path.model, path.tail, self, mss, GrowingWindow(path.memory, WINDOW))
+    def __init__(self, path: Owner, conv: int, receive_window: int, now: float) -> None:
+        """The first receive window in segments."""
+        self.sender = Sender(path.model, path.tail, path.size, self, GrowingWindow(path.memory, WINDOW))
         self.receiver = Receiver(conv, GrowingWindow(path.memory, receive_window))
         self.is_ready = False
         """Whether the path has it in its round."""

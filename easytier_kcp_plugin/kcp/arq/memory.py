@@ -16,9 +16,9 @@ from typing import Final
 
 # Ours.
 LARGEST_WINDOW: Final = 16_384
-"""Segments, 19 MB: 1 Gbit/s x 50 ms, three times over.  The field `wnd` would hold four times as many."""
+"""Segments, 23 MB: 1 Gbit/s x 50 ms, three times over.  The field `wnd` would hold four times as many."""
 MEMORY_SEGMENTS: Final = 65_536
-"""Segments that the windows of a node may have beyond stock's, both directions together: 77 MB."""
+"""Segments that the windows of a node may have beyond stock's, both directions together: 91 MB."""
 PATH_SHARE: Final = 2
 """One peer gets no more than one of so many parts."""
 ROUND_TRIPS: Final = 6

@@ -12,17 +12,14 @@ import math
 from collections import deque
 from typing import Final
 
-from easytier_kcp_plugin.kcp.arq.engine import MTU, ArqEngine
+from easytier_kcp_plugin.kcp.arq.engine import ArqEngine
 from easytier_kcp_plugin.kcp.arq.memory import LARGEST_WINDOW, PathMemory, WindowMemory
 from easytier_kcp_plugin.kcp.arq.rate import Limit, RateModel
 from easytier_kcp_plugin.kcp.arq.redundancy import TailBudget
 from easytier_kcp_plugin.kcp.arq.transmission import FULL_SIZE
 from easytier_kcp_plugin.kcp.conn_data import ACK_RUNS, Offer
 from easytier_kcp_plugin.kcp.engine import Engine
-from easytier_kcp_plugin.kcp.segment import SEGMENT_SIZE
-
-# Wire constants: stock decides (data plane 5.7).
-MSS: Final = MTU - SEGMENT_SIZE
+from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS, SegmentSize
 
 # Ours.
 CATCH_UP: Final = 0.002
@@ -45,7 +42,6 @@ class ArqPath:
 
     __slots__ = (
         "_engines",
-        "_mss",
         "_next_send_at",
         "_order",
         "_rate_limited",
@@ -56,15 +52,16 @@ class ArqPath:
         "_waiting",
         "memory",
         "model",
+        "size",
         "tail",
     )
 
-    def __init__(self, memory: WindowMemory, mss: int = MSS) -> None:
-        """`memory` is shared by all paths of a node; `mss` in bytes."""
+    def __init__(self, memory: WindowMemory, mss: int = STOCK_MSS) -> None:
+        """`memory` is shared by all paths of a node; `mss` in bytes, to begin with."""
         self.memory = PathMemory(memory)
         self.model = RateModel()
         self.tail = TailBudget()
-        self._mss = mss
+        self.size = SegmentSize(mss)
         self._engines: dict[ArqEngine, None] = {}
         self._touched: dict[ArqEngine, None] = {}
         self._ready: deque[ArqEngine] = deque()
@@ -93,7 +90,7 @@ class ArqPath:
 
     def open(self, conv: int, receive_window: int, now: float) -> Engine:
         """A new engine on this path; `receive_window` is in segments."""
-        engine = ArqEngine(self, conv, receive_window, self._mss, now)
+        engine = ArqEngine(self, conv, receive_window, now)
         self._engines[engine] = None
         return engine
 
@@ -165,6 +162,8 @@ class ArqPath:
                 if engine.sender.window_limited:
                     self._waiting.add(engine)
         model.limit(limit, now)
+        if limit is not Limit.APPLICATION and self._sent >= UNPACED and model.rtt.smoothed:
+            self.size.want(now)
         self._rate_limited = limit is Limit.RATE and bool(ready)
         return max(self._next_send_at, now + NAP) if self._rate_limited else math.inf
 

@@ -26,6 +26,7 @@ from easytier_kcp_plugin.kcp.arq.redundancy import (
     tail_pays,
 )
 from easytier_kcp_plugin.kcp.arq.transmission import OVERHEAD, OutSegment
+from easytier_kcp_plugin.kcp.segment_size import SegmentSize
 
 # Wire constants: stock decides.
 FIRST_PEER_WINDOW: Final = 128
@@ -54,14 +55,16 @@ class Sender:
     __slots__ = (
         "_copies",
         "_copy_order",
+        "_cut_size",
+        "_largest",
         "_last_sent_at",
-        "_mss",
         "_output",
         "_pieces",
         "_probes",
         "_repairs",
         "_rest",
         "_segments",
+        "_size",
         "_suspects",
         "_tail",
         "_tail_due",
@@ -75,10 +78,10 @@ class Sender:
         "window_limited",
     )
 
-    def __init__(self, model: RateModel, tail: TailBudget, output: Output, mss: int, window: GrowingWindow) -> None:
-        """`mss` in bytes; `window` is what may be in flight whatever the peer allows."""
+    def __init__(self, model: RateModel, tail: TailBudget, size: SegmentSize, output: Output, window: GrowingWindow) -> None:
+        """`window` is what may be in flight whatever the peer allows."""
         self.model = model
-        self.detector = Detector(model, self._repair, self._suspect)
+        self.detector = Detector(model, size, self._repair, self._suspect)
         self.una = 0
         self.next = 0
         self.peer_window = FIRST_PEER_WINDOW
@@ -86,7 +89,9 @@ class Sender:
         self.window = window
         self._tail = tail
         self._output = output
-        self._mss = mss
+        self._size = size
+        self._cut_size = self._largest = size.mss
+        """That pieces are cut to, and the largest so far."""
         self._pieces: deque[bytes] = deque()
         """Full payloads."""
         self._rest = bytearray()
@@ -106,7 +111,8 @@ class Sender:
     def write(self, data: bytes | memoryview) -> int:
         """Take what there is room for."""
         taken = min(len(data), self.room)
-        mss, start = self._mss, 0
+        self._follow_size()
+        mss, start = self._cut_size, 0
         if self._rest:
             start = min(taken, mss - len(self._rest))
             self._rest += data[:start]
@@ -137,7 +143,7 @@ class Sender:
     @property
     def waiting_bytes(self) -> int:
         """At most."""
-        return self._unsent_bytes + (self.next - self.una) * self._mss
+        return self._unsent_bytes + (self.next - self.una) * self._largest
 
     @property
     def counters(self) -> Counters:
@@ -198,6 +204,7 @@ class Sender:
             if self._tail_due:
                 self._copy_tail(now)
             return 0
+        self._follow_size()
         first = self.next
         room = min(self.peer_window, self.window.size) - (first - self.una)
         if room <= 0:
@@ -209,6 +216,18 @@ class Sender:
         self.next = first + len(fresh)
         self._tail_due = True
         return self._send_all(fresh, now)
+
+    def _follow_size(self) -> None:
+        """Cut what waits to the size that the path has become sure to carry, should that be a smaller one."""
+        mss = self._size.mss
+        if mss == self._cut_size:
+            return
+        if mss < self._cut_size:
+            waiting = b"".join(self._pieces) + self._rest
+            whole = len(waiting) - len(waiting) % mss
+            self._pieces = deque(waiting[at : at + mss] for at in range(0, whole, mss))
+            self._rest = bytearray(waiting[whole:])
+        self._cut_size, self._largest = mss, max(mss, self._largest)
 
     def _cut(self, count: int) -> list[bytes]:
         """The next payloads, at most `count`, at least one: only the last of what was written may be short."""
@@ -302,6 +321,9 @@ class Sender:
             self.detector.scan(self.una, False, now)
         if self._probe_at() <= now:
             self._probe(now)
+        head = self._segments.get(self.una)
+        if head is not None and self._size.is_large(len(head.data)):
+            self._size.waits(head.sent[0].moment.sent_at, self.model.rtt.best, now)
 
     def deadline(self) -> float:
         """When `tick` or `transmit` wants to be called; infinite if only input can change anything."""

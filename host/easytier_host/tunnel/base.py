@@ -10,6 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+# Ours.
+UNDERLAY_MTU: Final = 1500
+"""Bytes of a packet that links carry nearly everywhere; larger ones are not worth finding out about."""
+WHOLE_FRAME_SIZE: Final = UNDERLAY_MTU - 20 - 8 - 8
+"""Of a frame that fills a packet of this size over UDP and IPv4.  Streams have no such size; what leaves here by one goes on by
+UDP behind a relay."""
+RELAYED_FRAME_SIZE: Final = UNDERLAY_MTU - 40 - 8 - 8
+"""The same with IPv6, which a relay may use."""
 
 
 class TunnelError(Exception):
@@ -61,6 +71,15 @@ class Tunnel(ABC):
     @abstractmethod
     async def wait_writable(self) -> None:
         """Return once the tunnel is no longer congested, or is closed."""
+
+    def whole_frame_size(self) -> int:
+        """Bytes of the largest frame that is worth sending in one piece: one underlay packet of at most 1500 bytes.  0 while
+        packets may be cut on their way."""
+        return WHOLE_FRAME_SIZE
+
+    def allow_fragments(self) -> None:
+        """Let the network cut packets for a minute.  Streams do so anyway."""
+        return
 
     @abstractmethod
     def close(self, reason: str = "closed by this node") -> None:

@@ -11,7 +11,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 # Linux's numbers; the socket module has no names for them.
 _SOL_UDP: Final = 17
@@ -19,6 +19,16 @@ _UDP_SEGMENT: Final = 103
 _UDP_GRO: Final = 104
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
+_IP_MTU_DISCOVER: Final = 10
+_PMTUDISC_DONT: Final = 0
+_PMTUDISC_WANT: Final = 1
+_IP_MTU: Final = 14
+_IPV6_MTU: Final = 24
+_IPV6_LEAST_MTU: Final = 1280
+"""Of any link (RFC 8200, 5)."""
+_IPV6_DSTOPTS: Final = 59
+_PADDING_OPTION: Final = bytes((0, 0, 1, 4, 0, 0, 0, 0))
+"""A destination options header with nothing but padding (RFC 8200, 4.6), so that a packet is larger by eight bytes."""
 
 # Ours.
 SOCKET_BUFFER_BYTES: Final = 4 << 20
@@ -73,6 +83,33 @@ def enlarge_buffers(sock: socket.socket) -> None:
         except OSError:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER_BYTES)
+
+
+def path_mtu(family: int, address: tuple[Any, ...]) -> int:
+    """Bytes of the largest packet that the system would send to `address` in one piece: the MTU of the link, or what routers
+    have told; 0 if there is no way."""
+    level, option = (socket.IPPROTO_IP, _IP_MTU) if family == socket.AF_INET else (socket.IPPROTO_IPV6, _IPV6_MTU)
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)
+            return sock.getsockopt(level, option)
+    except OSError:
+        return 0
+
+
+def set_fragments(sock: socket.socket, *, allowed: bool) -> None:
+    """Whether packets may be cut on their way where routers do not tell that they are too large: IPv4 without DF, so by the
+    routers; IPv6 here, in the size that every link carries, if this process may set its options (CAP_NET_RAW).
+
+    Otherwise as the system does by itself: one that is larger than the path is known to carry is cut here, others never.
+    """
+    with contextlib.suppress(OSError):
+        if sock.family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT if allowed else _PMTUDISC_WANT)
+        else:
+            # The size alone is not heeded: Linux cuts to it, but only what is larger than the MTU of the way.
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU, _IPV6_LEAST_MTU if allowed else 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_DSTOPTS, _PADDING_OPTION if allowed else b"")
 
 
 def has_gso(sock: socket.socket) -> bool:

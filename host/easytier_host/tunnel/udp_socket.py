@@ -22,8 +22,17 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from easytier_host.packet import MAX_FRAME_SIZE, PEER_HEADER_SIZE
-from easytier_host.tunnel.base import Tunnel, TunnelInfo
-from easytier_host.tunnel.udp_options import UdpCounters, enable_gro, enlarge_buffers, has_gso, segment_option, segment_size
+from easytier_host.tunnel.base import UNDERLAY_MTU, Tunnel, TunnelInfo
+from easytier_host.tunnel.udp_options import (
+    UdpCounters,
+    enable_gro,
+    enlarge_buffers,
+    has_gso,
+    path_mtu,
+    segment_option,
+    segment_size,
+    set_fragments,
+)
 from easytier_host.tunnel.udp_wire import (
     KIND_DATA,
     KIND_SACK,
@@ -47,6 +56,7 @@ DRAIN_BYTES: Final = 2 << 20
 DRAIN_READS: Final = 256
 """With DRAIN_BYTES the bound of one wake-up, a few milliseconds of work; then other tasks have their turn."""
 FLUSH_BATCHES: Final = 64
+FRAGMENTS_SECONDS: Final = 60.0
 MAX_TUNNELS: Final = 1024
 MAX_TUNNELS_PER_HOST: Final = 64
 _READ_BYTES: Final = 1 << 16
@@ -86,6 +96,7 @@ class UdpSocket:
         self._backlog: collections.deque[tuple[bytes, int, Address]] = collections.deque()
         self._backlog_bytes = 0
         self._relieved = anyio.Event()
+        self._fragments_until = 0.0
         enlarge_buffers(sock)
         self.gso = offload and has_gso(sock)
         self.gro = offload and enable_gro(sock)
@@ -137,6 +148,22 @@ class UdpSocket:
         self._relieve()
         for tunnel in list(self._tunnels.values()):
             tunnel.close(reason)
+
+    def whole_frame_size(self, address: Address) -> int:
+        """See `Tunnel.whole_frame_size`.  It matters to who asks alone that nothing is cut, so asking ends the minute."""
+        if self._fragments_until:
+            if anyio.current_time() < self._fragments_until:
+                return 0
+            self._fragments_until = 0.0
+            set_fragments(self._sock, allowed=False)
+        family = self._sock.family
+        headers = (20 if family == socket.AF_INET else 40) + 8 + UDP_HEADER_SIZE
+        return max(0, min(path_mtu(family, address), UNDERLAY_MTU) - headers)
+
+    def allow_fragments(self) -> None:
+        """See `Tunnel.allow_fragments`; for all tunnels of the socket."""
+        self._fragments_until = anyio.current_time() + FRAGMENTS_SECONDS
+        set_fragments(self._sock, allowed=True)
 
     # The way in.
 
@@ -351,6 +378,13 @@ class UdpTunnel(Tunnel):
 
     async def wait_writable(self) -> None:
         await self._socket.wait_relieved()
+
+    def whole_frame_size(self) -> int:
+        return 0 if self._closed else self._socket.whole_frame_size(self.address)
+
+    def allow_fragments(self) -> None:
+        if not self._closed:
+            self._socket.allow_fragments()
 
     def close(self, reason: str = "closed by this node") -> None:
         if self._closed:

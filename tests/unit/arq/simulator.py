@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from kcp.extension import KCP
 
@@ -60,6 +60,10 @@ class Link:
     jitter: float = 0.0
     stream: bool = False
     """Whether a lost datagram is repeated, and those behind it wait, as on a TCP connection that keeps its rate."""
+    burst: float = 1.0
+    """Datagrams that are lost one after the other, on average."""
+    loses_behind: bool = False
+    """Whether losses come after the queue, and take their share of the rate."""
     sent: int = 0
     overflowed: int = 0
     waits: list[tuple[float, float]] = field(default_factory=list)
@@ -70,14 +74,19 @@ class Link:
         self._random = random.Random(self.seed)
         self._free_at = 0.0
         self._last_at = 0.0
+        self._in_burst = False
 
     def send(self, flow: int, body: bytes) -> None:
         self.sent += 1
         repeats = 0
-        while self._random.random() < self.loss:
+        lost = False
+        while self._loses():
             if not self.stream:
-                return
+                lost = True
+                break
             repeats += 1
+        if lost and not self.loses_behind:
+            return
         if self.filter is not None and not self.filter(body):
             return
         now = leaves = self.clock.now
@@ -89,10 +98,19 @@ class Link:
                 return
             self.waits.append((now, wait))
             leaves = self._free_at = now + wait + size * 8 / self.rate
+        if lost:
+            return
         arrives = leaves + self.delay * (1 + 2 * repeats) + self._random.random() * self.jitter
         if self.stream:
             arrives = self._last_at = max(self._last_at, arrives)
         self.clock.at(arrives, lambda: self.deliver(flow, body))
+
+    def _loses(self) -> bool:
+        if self.burst <= 1.0:
+            return self._random.random() < self.loss
+        begins = self.loss / (self.burst * (1 - self.loss))
+        self._in_burst = self._random.random() < (1 - 1 / self.burst if self._in_burst else begins)
+        return self._in_burst
 
     def queueing(self, since: float, share: float) -> float:
         """Quantile of the waiting times since then, in seconds."""
@@ -136,10 +154,12 @@ class Ours:
     """A path of ours with any number of conversations.  `lateness` is by how many seconds its turns come late on average, as on
     a busy machine."""
 
-    def __init__(self, clock: Clock, send: Callable[[int, bytes], None], lateness: float = 0.0, seed: int = 1) -> None:
+    def __init__(
+        self, clock: Clock, send: Callable[[int, bytes], None], lateness: float = 0.0, seed: int = 1, mss: int = MSS
+    ) -> None:
         self.clock, self.send = clock, send
         self._lateness, self._random = lateness, random.Random(seed)
-        path = arq.paths()()
+        path = arq.paths(mss)()
         assert isinstance(path, ArqPath)
         self.path = path
         self.engines: dict[int, Engine] = {}
@@ -261,6 +281,58 @@ class Stock:
         self.write()
 
 
+class Cubic:
+    """A TCP flow with CUBIC (RFC 9438), as simple as it can be: each packet is acknowledged, and three later ones show a loss.
+    `sink` is its other end."""
+
+    def __init__(self, clock: Clock, there: Link, back: Link, flow: int) -> None:
+        self.clock, self.sink = clock, CubicSink(back)
+        self._there, self._flow = there, flow
+        self._out: dict[int, None] = {}
+        self._next = self._recover = 0
+        self._window, self._peak, self._threshold = 10.0, 0.0, math.inf
+        self._cut_at = 0.0
+
+    def send(self) -> None:
+        while len(self._out) < self._window:
+            self._out[self._next] = None
+            self._there.send(self._flow, self._next.to_bytes(8, "little") + bytes(1500 - HEADERS - 8))
+            self._next += 1
+
+    def deliver(self, flow: int, body: bytes) -> None:
+        number = int.from_bytes(body, "little")
+        if number not in self._out:
+            return
+        del self._out[number]
+        lost = list(itertools.takewhile(lambda other: other <= number - 3, self._out))
+        for other in lost:
+            del self._out[other]
+        if lost and lost[-1] >= self._recover:
+            self._recover, self._cut_at, self._peak = self._next, self.clock.now, self._window
+            self._window = self._threshold = 0.7 * self._window
+        elif self._window < self._threshold:
+            self._window += 1.0
+        else:
+            since = self.clock.now - self._cut_at - (0.3 * self._peak / 0.4) ** (1 / 3)
+            self._window += max(0.01, 0.4 * since**3 + self._peak - self._window) / self._window
+        self.send()
+
+
+@dataclass
+class CubicSink:
+    """Acknowledges, and counts the bytes that came."""
+
+    back: Link
+    received: int = 0
+
+    def deliver(self, flow: int, body: bytes) -> None:
+        self.received += len(body)
+        self.back.send(flow, body[:8])
+
+
+End: TypeAlias = Ours | Stock | Cubic | CubicSink
+
+
 @dataclass
 class Scene:
     """Two nodes and their links; the left one sends.  `contents` by flow."""
@@ -268,9 +340,10 @@ class Scene:
     clock: Clock
     there: Link
     back: Link
-    left: dict[int, Ours | Stock]
-    right: dict[int, Ours | Stock]
+    left: dict[int, End]
+    right: dict[int, End]
     contents: dict[int, Content]
+    mss: int
 
     @property
     def sender(self) -> Ours:
@@ -286,7 +359,7 @@ class Scene:
     @property
     def redundancy(self) -> float:
         """Datagrams sent for each that would have been enough."""
-        return self.there.sent * MSS / max(1, sum(content.read for content in self.contents.values()))
+        return self.there.sent * self.mss / max(1, sum(content.read for content in self.contents.values()))
 
 
 def scene(
@@ -300,33 +373,41 @@ def scene(
     jitter: float = 0.0,
     stream: bool = False,
     lateness: float = 0.0,
+    mss: int = MSS,
+    burst: float = 1.0,
+    loses_behind: bool = False,
+    apart: bool = False,
 ) -> Scene:
     """`pair` is "ours-stock" and so on, sender first, "met-met" two of ours that know it; each flow begins to send as many
-    bytes as `sizes` says at once."""
+    bytes as `sizes` says at once.  `mss` is what ours puts into a segment.
+    With `apart` each flow has a path of its own, as to another peer."""
     clock = Clock()
-    left: dict[int, Ours | Stock] = {}
-    right: dict[int, Ours | Stock] = {}
-    there = Link(
-        clock, lambda flow, body: right[flow].deliver(flow, body), rate, rtt / 2, loss, queue, 7 * seed + 1, jitter, stream
-    )
-    back = Link(
-        clock, lambda flow, body: left[flow].deliver(flow, body), rate, rtt / 2, loss, queue, 7 * seed + 2, jitter, stream
+    left: dict[int, End] = {}
+    right: dict[int, End] = {}
+    there, back = (
+        Link(clock, deliver, rate, rtt / 2, loss, queue, 7 * seed + number, jitter, stream, burst, loses_behind)
+        for number, deliver in (
+            (1, lambda flow, body: right[flow].deliver(flow, body)),
+            (2, lambda flow, body: left[flow].deliver(flow, body)),
+        )
     )
     contents = {flow: Content(size) for flow, size in enumerate(sizes, 1)}
     kinds = pair.split("-")
     for ends, kind, link in ((left, kinds[0], there), (right, kinds[1], back)):
-        ours = Ours(clock, link.send, lateness, seed)
-        ours.path.sample_rtt(rtt)
+        ours = None
         for flow, content in contents.items():
             outgoing, incoming = (content, Content(0)) if ends is left else (Content(0), content)
             if kind == "stock":
                 ends[flow] = Stock(clock, link.send, flow, outgoing, incoming, seed + flow)
             else:
+                if ours is None or apart:
+                    ours = Ours(clock, link.send, lateness, seed + flow - 1, mss)
+                    ours.path.sample_rtt(rtt)
                 ends[flow] = ours
                 ours.open(flow, outgoing, incoming, met=kind == "met")
     for end in dict.fromkeys(left.values()):
         if isinstance(end, Ours):
             end.pump()
-        else:
+        elif isinstance(end, Stock):
             end.write()
-    return Scene(clock, there, back, left, right, contents)
+    return Scene(clock, there, back, left, right, contents, mss)

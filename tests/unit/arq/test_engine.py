@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from easytier_kcp_plugin.kcp.arq.detection import KEEP_MAX
 from easytier_kcp_plugin.kcp.arq.engine import MAX_DATAGRAM, MTU
-from easytier_kcp_plugin.kcp.arq.path import MSS
 from easytier_kcp_plugin.kcp.arq.sender import SEND_BUFFER
 from easytier_kcp_plugin.kcp.segment import Command, parse_segments
+from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS as MSS
 from tests.unit.arq.parts import CONV, DELAY, Pair, alone, head, new_path, open_on, payload_of, sent_by
 
 

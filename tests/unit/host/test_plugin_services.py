@@ -119,6 +119,21 @@ async def test_the_view_of_the_node() -> None:
         assert first.capabilities_of(99) is None
 
 
+async def test_what_fits_into_one_packet_of_the_underlay() -> None:
+    async with pair() as (a, services, b, _):
+        overhead = a.outbound.sealing_overhead
+        assert services.largest_payload(b.peer_id) == 1500 - 28 - 8 - 16 - overhead
+        assert services.largest_payload(99) == 0
+        a.outbound.next_hops[99] = b.peer_id
+        assert services.largest_payload(99) == 1500 - 48 - 8 - 16 - overhead
+        services.allow_fragments(99)
+        services.allow_fragments(100)
+        tunnel = a.outbound.connection_to(b.peer_id)
+        assert tunnel is not None
+        if tunnel.tunnel.info.scheme == "udp":
+            assert services.largest_payload(b.peer_id) == 0
+
+
 async def test_the_device_takes_frames_and_gives_claimed_ones() -> None:
     async with pair() as (a, first, _, _second):
         device = first.device

@@ -39,6 +39,15 @@ class Link:
     stream: bool = False
     """Whether what is lost is repeated a round trip later, and all behind it waits, as on an underlay of TCP."""
 
+    def largest_payload(self, _peer_id: int) -> int:
+        return 0
+
+    def allow_fragments(self, _peer_id: int) -> None:
+        raise AssertionError("nothing large was sent")
+
+    def is_stream(self, _peer_id: int) -> bool:
+        return self.stream
+
 
 @dataclass
 class Application:
@@ -94,9 +103,8 @@ class Network:
         self.random = random.Random(seed)
         self.now = 100.0
         paths = ikcp.paths()
-        more: dict[str, Any] = {"limits": limits, "is_stream": lambda _peer_id: self.link.stream}
-        self.opener = Endpoint(OPENER, paths, first_conv=0xFFFF_FFF0, **more)
-        self.acceptor = Endpoint(ACCEPTOR, paths, first_conv=7, **more)
+        self.opener = Endpoint(OPENER, paths, first_conv=0xFFFF_FFF0, limits=limits, underlay=self.link)
+        self.acceptor = Endpoint(ACCEPTOR, paths, first_conv=7, limits=limits, underlay=self.link)
         self.ends: dict[int, End] = {OPENER: self.opener, ACCEPTOR: self.acceptor}
         self.events: dict[int, list[Event]] = {OPENER: [], ACCEPTOR: []}
         self.applications: dict[Session, Application] = {}

@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from easytier_host.tunnel import Listener, Tunnel, TunnelError, TunnelUrl, connect, listen, udp, udp_socket
 from easytier_host.tunnel.resolve import Endpoint
-from easytier_host.tunnel.udp_options import segment_option
+from easytier_host.tunnel.udp_options import segment_option, set_fragments
 from easytier_host.tunnel.udp_socket import UdpSocket, UdpTunnel
 from easytier_host.tunnel.udp_wire import KIND_DATA, KIND_SACK, KIND_SYN, UDP_HEADER, build_control
 from tests.unit.host.tunnel.helpers import Door, Observer, UnwillingSocket, numbered, running, until
@@ -149,6 +149,64 @@ class TestTraffic:
                 sock.sendmsg([data(1, bytes(20)), data(2, bytes(20))], [segment_option(28)], 0, address)
                 await until(lambda: second.reasons)
             assert second.batches == []
+
+
+class TestPacketSize:
+    @pytest.mark.parametrize(("host", "headers"), [(HOME, 36), ("::1", 56)])
+    async def test_a_whole_frame_fills_a_packet_of_1500_bytes(self, host: str, headers: int) -> None:
+        async with running() as tasks:
+            _, tunnel, observer = await open_pair(tasks, host)
+            assert tunnel.whole_frame_size() == 1500 - headers
+            assert observer.tunnel.whole_frame_size() == 1500 - headers
+
+    @pytest.mark.parametrize(("mtu", "size"), [(1400, 1364), (9000, 1464), (0, 0)])
+    async def test_what_the_system_knows_of_the_way_counts(self, monkeypatch: pytest.MonkeyPatch, mtu: int, size: int) -> None:
+        monkeypatch.setattr(udp_socket, "path_mtu", lambda family, address: mtu)
+        async with running() as tasks:
+            _, tunnel, _ = await open_pair(tasks)
+            assert tunnel.whole_frame_size() == size
+
+    @pytest.mark.parametrize("host", [HOME, "::1"])
+    async def test_for_a_minute_packets_may_be_cut_and_nobody_is_told_a_size(
+        self, monkeypatch: pytest.MonkeyPatch, host: str
+    ) -> None:
+        asked: list[bool] = []
+        monkeypatch.setattr(udp_socket, "set_fragments", lambda sock, *, allowed: asked.append(allowed))
+        async with running() as tasks:
+            _, tunnel, _ = await open_pair(tasks, host)
+            tunnel.allow_fragments()
+            assert (tunnel.whole_frame_size(), asked) == (0, [True])
+            monkeypatch.setattr(udp_socket, "FRAGMENTS_SECONDS", 0.0)
+            tunnel.allow_fragments()
+            assert tunnel.whole_frame_size() > 0
+            assert asked == [True, True, False]
+
+    @pytest.mark.parametrize(
+        ("family", "level", "option", "values"),
+        [(socket.AF_INET, socket.IPPROTO_IP, 10, (0, 1)), (socket.AF_INET6, socket.IPPROTO_IPV6, 24, (1280, 0))],
+        ids=["ipv4", "ipv6"],
+    )
+    async def test_the_system_takes_the_options(
+        self, family: socket.AddressFamily, level: int, option: int, values: tuple[int, int]
+    ) -> None:
+        set_options: list[tuple[int, int, int]] = []
+
+        class Noting(socket.socket):
+            def setsockopt(self, *arguments: object) -> None:
+                super().setsockopt(*arguments)  # type: ignore[call-overload]
+                set_options.append(arguments)  # type: ignore[arg-type]
+
+        with Noting(family, socket.SOCK_DGRAM) as sock:
+            for allowed in (True, False):
+                set_fragments(sock, allowed=allowed)
+        assert [each for each in set_options if each[1] == option] == [(level, option, value) for value in values]
+
+    async def test_a_closed_tunnel_carries_nothing(self) -> None:
+        async with running() as tasks:
+            _, tunnel, _ = await open_pair(tasks)
+            tunnel.close()
+            tunnel.allow_fragments()
+            assert tunnel.whole_frame_size() == 0
 
 
 class TestConnector:
