@@ -60,7 +60,7 @@ async def test_flows_are_listed_by_transport_and_direction() -> None:
         flow(node, 6, "pigeon")
         for flow_id in (half, destination, over):
             node.gate.report(flow_id, Connected())
-        node.gate.report(half, Counters(5, 6, 0.0518, 7))
+        node.gate.report(half, Counters(5, 6, 0.0518, 7, 1024, 0))
         node.gate.report(half, HalfClosed("source"))
         node.gate.report(over, Closed("FIN both ways"))
         node.gate.report(plain, Failed("no answer"))
@@ -86,7 +86,8 @@ async def test_flows_are_listed_by_transport_and_direction() -> None:
         }
         assert (flows[6].transport, flows[6].reason) == ("pigeon", "because pigeon")
         assert (flows[3].bytes_sent, flows[3].bytes_received, flows[3].rtt_us, flows[3].retransmitted) == (5, 6, 51_800, 7)
-        assert not flows[4].HasField("rtt_us")
+        assert (flows[3].window, flows[3].HasField("in_flight"), flows[3].in_flight) == (1024, True, 0)
+        assert not any(flows[4].HasField(name) for name in ("rtt_us", "retransmitted", "window", "in_flight"))
         assert (flows[1].end_reason, flows[1].start_time_ms) == ("no answer", 1_700_000_000_500)
 
 
