@@ -309,6 +309,8 @@ async def opening(stage: Stage, pilot: Pilot[Any]) -> None:
     await until_shown(pilot, "selected: kcp by auto")
     assert "by plugin auto: loss 5.1 % is 1 % or more" in stage.text
     assert "direct udp, latency 52 ms, loss 5.1 %, udp://203.0.113.7:11010" in stage.text
+    assert "kernel: the connection ends at this node" in stage.text
+    assert "1024 segments, 912 in flight" in stage.text
     await pilot.press("p")
     await until_shown(pilot, "PAUSED")
     await pilot.press("p", "escape", "2", "enter")
@@ -469,6 +471,26 @@ async def test_the_graphs_of_an_ended_flow_show_its_last_values(tmp_path: Path) 
         stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, state="closed", ended_at=stage.feed.now),)))
         await until_shown(pilot, "last 52 ms")
         assert "now 52 ms" not in stage.text
+
+
+async def test_the_window_of_a_flow_is_a_graph(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        stage.feed.now += 2
+        stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, window=2048, in_flight=17),)))
+        stage.program.open_flow(stage.program.session, "1.1")
+        await until_shown(pilot, "now 2048, top 2048")
+        assert "now 17, top 912" in stage.text
+
+
+async def test_what_plain_tcp_does_not_tell_is_said(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        stage.program.open_flow(stage.program.session, "1.2")
+        await until_shown(pilot, "none: packets pass as they are")
+        assert stage.text.count("not measured of plain TCP") == 3
 
 
 async def test_the_palette_sorts(tmp_path: Path) -> None:

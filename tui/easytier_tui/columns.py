@@ -106,6 +106,7 @@ FLOW_LAYOUTS: Final[Sequence[Layout]] = (
 )
 """From the widest to the narrowest."""
 STOCK_LAYOUTS: Final[Sequence[Layout]] = (
+    (11, ("src", "dst", "peer", "transport", "age", "state")),
     (11, ("src", "dst", "transport", "age", "state")),
     (4, ("dst", "transport", "state")),
     (1, ("dst", "transport")),

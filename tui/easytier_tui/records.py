@@ -103,6 +103,11 @@ class FlowRecord(Struct, frozen=True, omit_defaults=True):
     rtt: float | None = None
     retransmitted: int | None = None
     loss: float | None = None
+    stack: str = ""
+    """What ends its TCP connections at the node; "" if nothing does, or the node does not tell."""
+    window: int | None = None
+    """Segments that may be on their way to the peer, and `in_flight` those that are."""
+    in_flight: int | None = None
 
     @property
     def why(self) -> str:
