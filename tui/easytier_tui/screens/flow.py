@@ -45,12 +45,12 @@ CHARTS = (
 class FlowPage(Page):
     """Of the flow with this key."""
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-middle"), (110, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = bindings.textual(bindings.ROW)
 
     def __init__(self, session: Session, key: str) -> None:
         super().__init__(session)
         self.key = key
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-middle"), (110, "-wide")]
 
     def compose(self) -> ComposeResult:
         yield Static(id="page-title", markup=False)
