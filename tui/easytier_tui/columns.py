@@ -50,11 +50,11 @@ def _number(value: float | None) -> float:
 
 
 def address_order(endpoint: str) -> tuple[object, ...]:
-    """Addresses by their numbers, so that .9 comes before .10."""
-    return tuple(
-        (0, int(part), "") if part.isascii() and part.isdecimal() else (1, 0, part)
-        for part in endpoint.replace(":", ".").split(".")
-    )
+    """IPv4 addresses by their numbers, so that .9 comes before .10; then all others, as texts."""
+    try:
+        return 0, *map(int, endpoint.replace(":", ".").split("."))
+    except ValueError:
+        return 1, endpoint
 
 
 _FLOW_COLUMNS: Final[tuple[Column[FlowState], ...]] = (

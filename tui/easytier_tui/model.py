@@ -142,6 +142,9 @@ class Model:
         """By transport: bytes a second, up and down, one sample a second."""
         self.counts: dict[str, int] = {}
         """Living flows by transport."""
+        self.longest_source = 0
+        """Characters, and those of the longest destination, of all flows that there ever were."""
+        self.longest_destination = 0
         self.missed = 0
         self.unwatched = 0
         self.untold = 0
@@ -190,6 +193,8 @@ class Model:
                 self.untold += 1
                 return
             state = self.flows[record.key] = FlowState(record, now)
+            self.longest_source = max(self.longest_source, len(record.source))
+            self.longest_destination = max(self.longest_destination, len(record.destination))
             self._derive_notes(state, None, now)
         elif state.record != record:
             before = state.record

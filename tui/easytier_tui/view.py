@@ -81,4 +81,5 @@ class FlowView:
 
 def _living_first(keys: list[str], model: Model) -> list[str]:
     flows = model.flows
-    return sorted(keys, key=lambda key: flows[key].ended_at is not None)
+    ended = [key for key in keys if flows[key].ended_at is not None]
+    return [key for key in keys if flows[key].ended_at is None] + ended if ended else keys

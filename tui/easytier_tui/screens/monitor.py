@@ -57,7 +57,6 @@ class MonitorScreen(LiveScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._grown: dict[int, dict[str, int]] = {}
         self._shows_peers_only = False
 
     def compose(self) -> ComposeResult:
@@ -132,10 +131,8 @@ class MonitorScreen(LiveScreen):
 
     def _draw_flows(self, listing: Listing) -> int:
         session = self.session
-        grown = self._grown.setdefault(id(session), {})
-        rows.widest(session.model, grown)
         keys = session.view.rows(session.model, session.now)
-        chosen = rows.flow_columns(session, listing.room, grown)
+        chosen = rows.flow_columns(session, listing.room)
         view = session.view
         listing.show(
             keys,
@@ -193,15 +190,11 @@ class MonitorScreen(LiveScreen):
         self.set_focus(self.query_one("#peers" if self._shows_peers_only else "#flows", Listing))
 
     def action_sort(self, steps: int) -> None:
-        names = [column.name for column, _ in self._flow_columns()]
+        names = [column.name for column, _ in rows.flow_columns(self.session, self.query_one("#flows", Listing).room)]
         current = self.session.view.column.name
         index = names.index(current) if current in names else -1 if steps > 0 else 0
         self.session.view.sort(names[(index + steps) % len(names)])
         self.draw()
-
-    def _flow_columns(self) -> rows.Columns:
-        listing = self.query_one("#flows", Listing)
-        return rows.flow_columns(self.session, listing.room, self._grown.get(id(self.session), {}))
 
     def action_order(self, name: str) -> None:
         self.session.view.sort(name, descending=True)

@@ -20,7 +20,6 @@ class PeerPage(Page):
     def __init__(self, session: Session, peer_id: int) -> None:
         super().__init__(session)
         self.peer_id = peer_id
-        self._grown: dict[str, int] = {}
 
     def compose(self) -> ComposeResult:
         yield Static(id="page-title", markup=False)
@@ -41,8 +40,7 @@ class PeerPage(Page):
             self.query_one("#facts", Static).update(facts(peer_facts(peer.record)))
         listing = self.query_one("#peer-flows", Listing)
         keys = [key for key, state in model.flows.items() if state.record.peer_id == self.peer_id]
-        rows.widest(model, self._grown)
-        chosen = rows.flow_columns(self.session, listing.room, self._grown)
+        chosen = rows.flow_columns(self.session, listing.room)
         listing.show(list(reversed(keys)), chosen, rows.flow_row(self.session, chosen), empty=["No flow to this peer."])
 
     def on_listing_chosen(self, event: Listing.Chosen) -> None:
