@@ -207,6 +207,10 @@ async def copying(stage: Stage, pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: isinstance(stage.program.screen, FlowPage))
     await pilot.press("y")
     assert "c runs 2.1.2: no KCP" in stage.program.clipboard
+    await pilot.press("escape", "2", "down", "enter")
+    await until(pilot, lambda: isinstance(stage.program.screen, PeerPage))
+    await pilot.press("y")
+    assert "10.1.2.0/24" in stage.program.clipboard
 
 
 @presses("e")
@@ -310,7 +314,7 @@ async def opening(stage: Stage, pilot: Pilot[Any]) -> None:
     assert "by plugin auto: loss 5.1 % is 1 % or more" in stage.text
     assert "direct udp, latency 52 ms, loss 5.1 %, udp://203.0.113.7:11010" in stage.text
     assert "kernel: the connection ends at this node" in stage.text
-    assert "1024 segments, 912 in flight" in stage.text
+    assert "1024 segments to the peer, 912 in flight" in stage.text
     await pilot.press("p")
     await until_shown(pilot, "PAUSED")
     await pilot.press("p", "escape", "2", "enter")

@@ -134,8 +134,8 @@ def _kcp(record: PeerRecord) -> str:
 _PEER_COLUMNS: Final[tuple[Column[PeerState], ...]] = (
     Column("host", "Host", 12, lambda p, _: p.record.hostname or str(p.record.peer_id), lambda p: p.record.hostname.lower()),
     Column("address", "Address", 15, lambda p, _: p.record.address or words.NOTHING, lambda p: address_order(p.record.address)),
-    Column("version", "Version", 9, lambda p, _: p.record.version or "unknown", lambda p: p.record.version),
-    Column("path", "Path", 15, lambda p, _: path(p.record), lambda p: p.record.hops),
+    Column("version", "Version", 7, lambda p, _: p.record.version or "unknown", lambda p: p.record.version),
+    Column("path", "Path", 18, lambda p, _: path(p.record), lambda p: p.record.hops),
     Column(
         "latency",
         "Latency",
@@ -155,7 +155,8 @@ _PEER_COLUMNS: Final[tuple[Column[PeerState], ...]] = (
 )
 PEER: Final = {column.name: column for column in _PEER_COLUMNS}
 PEER_LAYOUTS: Final[Sequence[Layout]] = (
-    (14, ("host", "address", "version", "path", "latency", "loss", "flows", "up", "down", "kcp")),
+    (32, ("host", "address", "version", "path", "latency", "loss", "flows", "up", "down", "kcp")),
+    (32, ("host", "address", "version", "path", "latency", "loss", "flows", "kcp")),
     (14, ("host", "address", "version", "path", "latency", "loss", "kcp")),
     (14, ("host", "address", "latency", "loss", "kcp")),
     (6, ("host", "latency", "kcp")),

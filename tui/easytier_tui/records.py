@@ -1,8 +1,8 @@
 """What a node has told, as plain values: the only thing that feeds hand to the model, and what a recording holds.
 
 All are immutable.  Texts are free of control characters once they are here.  Times are epoch seconds of the machine that tells
-them, durations seconds, sizes bytes, rates bytes a second.  `gc=False` is for those of which there are thousands, and which hold
-texts and numbers alone: the garbage collector need not look at them.
+them, durations seconds, sizes bytes, rates bytes a second.  `gc=False` is for those of which there are thousands, and which
+hold texts and numbers alone: the garbage collector need not look at them.
 """
 
 from __future__ import annotations

@@ -129,14 +129,16 @@ def flow_facts(session: Session, state: FlowState) -> list[Fact]:
     found.append(("Transport", f"{record.transport or 'undecided'}{by}: {record.reason or 'the node does not tell why'}"))
     found.append(("TCP stack", _stack(session, record)))
     if record.sent is not None:
-        up = f"↑ {words.size(record.sent)} at {words.rate(state.send_rate)}"
-        found.append(("Bytes", f"{up}   ↓ {words.size(record.received)} at {words.rate(state.receive_rate)}"))
+        up, down = f"↑ {words.size(record.sent)}", f"↓ {words.size(record.received)}"
+        if state.ended_at is None:
+            up, down = f"{up} at {words.rate(state.send_rate)}", f"{down} at {words.rate(state.receive_rate)}"
+        found.append(("Bytes", f"{up}   {down}"))
     rtt = "not measured" if record.rtt is None else words.duration(record.rtt)
     again = "not counted" if record.retransmitted is None else words.plural(record.retransmitted, "segment")
     found.append(("Line", f"round trip {rtt}, sent again {again}"))
     if record.window is not None:
         under_way = "" if record.in_flight is None else f", {record.in_flight} in flight"
-        found.append(("Window", words.plural(record.window, "segment") + under_way))
+        found.append(("Window", f"{words.plural(record.window, 'segment')} to the peer{under_way}"))
     return found
 
 
