@@ -178,6 +178,11 @@ class Screen:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def waited_seconds(self) -> float:
+        """How long it could have run, but other programs had the processors: 0 on a machine with a core to spare."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[1]) for task in tasks) / 1e9
+
     def memory(self) -> int:
         """Resident bytes."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -200,15 +205,16 @@ def measure(screen: Screen, seconds: float) -> bool:
     times: dict[str, list[float]] = {name: [] for name, _, _ in KEYS}
     memory: list[int] = []
     first = {name: screen.press(key, text) for name, key, text in KEYS}
-    began, cpu = time.monotonic(), screen.cpu_seconds()
+    began, cpu, waited = time.monotonic(), screen.cpu_seconds(), screen.waited_seconds()
     while time.monotonic() - began < seconds:
         for name, key, text in KEYS:
             times[name].append(screen.press(key, text))
             time.sleep(KEY_EVERY)
         memory.append(screen.memory())
-    share = (screen.cpu_seconds() - cpu) / (time.monotonic() - began)
+    passed = time.monotonic() - began
+    share, waited = (screen.cpu_seconds() - cpu) / passed, (screen.waited_seconds() - waited) / passed
     settled = memory[len(memory) // 3]
-    print(f"processor time  {share:.1%} of a core, keys and their screens included")
+    print(f"processor time  {share:.1%} of a core, keys and their screens included; {waited:.1%} waiting for one")
     for name, found in times.items():
         figures = {"first": first[name], "median": statistics.median(found), "19 of 20": _most(found), "slowest": max(found)}
         print(

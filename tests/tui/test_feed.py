@@ -128,6 +128,7 @@ def test_a_portal_of_rubbish(rubbish: bytes) -> None:
         source = PortalFeed("127.0.0.1", port)
         update = source.step()
         source.close()
+    assert text_of(update).startswith(f"What listens at 127.0.0.1:{port} does not answer as a node does: ")
     assert text_of(update).count("portal?") == 1
     assert text_of(update).count("logs its address") == 1
 

@@ -485,7 +485,10 @@ async def test_the_window_of_a_flow_is_a_graph(tmp_path: Path) -> None:
         stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, window=2048, in_flight=17),)))
         stage.program.open_flow(stage.program.session, "1.1")
         await until_shown(pilot, "now 2048, top 2048")
-        assert "now 17, top 912" in stage.text
+        await until_shown(pilot, "now 17, top 17")
+        stage.feed.now += 10
+        stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, window=512, in_flight=9),)))
+        await until_shown(pilot, "now 512, top 2048")
 
 
 async def test_what_plain_tcp_does_not_tell_is_said(tmp_path: Path) -> None:

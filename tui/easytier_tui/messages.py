@@ -73,7 +73,8 @@ def banner(session: Session, room: int) -> str:
     if link.kind == "gone":
         if link.retry_at is None:
             return link.text
-        retry = f".  Retrying in {max(0, round(link.retry_at - session.feed.clock()))} s (r: now)"
+        left = round(link.retry_at - session.feed.clock())
+        retry = f".  Retrying in {left} s (r: now)" if left > 0 else ".  Retrying now"
         return words.fit(link.text, min(cell_len(link.text), max(0, room - len(retry)))) + retry
     if link.kind == "ended" and link.text:
         return f"{link.text}.  What is shown is its last moment; q quits" if "line" not in link.text else link.text
