@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from msgspec.structs import replace
+from textual import events
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widget import Widget
@@ -412,6 +413,19 @@ async def test_a_flow_that_has_ended_meanwhile_is_not_closed(tmp_path: Path) -> 
         await pilot.press("y")
         await until(pilot, lambda: "has ended already, by itself" in scene.notices(stage.program))
         assert stage.feed.closed == []
+
+
+async def test_keys_that_come_at_once_edit_in_their_order(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        await pilot.press("slash")
+        field = pilot.app.screen.query_one("#filter", Input)
+        for key in ("x", "t", "backspace", "c", "home", "delete", "t", "end", "p"):
+            # As a terminal gives what was typed while the program was busy.
+            pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: field.value == "tcp", "the filter")
+        await until_shown(pilot, "2 of 5")
 
 
 async def test_a_wrong_filter_says_what_is_shown_instead(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from easytier_tui import bindings, export, messages, rows, words
 from easytier_tui.filters import MAX_LENGTH
 from easytier_tui.screens.live import LiveScreen
 from easytier_tui.session import Session
+from easytier_tui.widgets.field import Field
 from easytier_tui.widgets.keyline import KeyLine
 from easytier_tui.widgets.listing import Listing
 
@@ -66,7 +67,7 @@ class MonitorScreen(LiveScreen):
         yield Static(id="totals")
         with Horizontal(id="bar"):
             yield Static("/ ", id="prompt", markup=False)
-            yield Input(placeholder="filter", id="filter", compact=True, max_length=MAX_LENGTH, select_on_focus=False)
+            yield Field(placeholder="filter", id="filter", compact=True, max_length=MAX_LENGTH, select_on_focus=False)
             yield Static(id="status", markup=False)
         yield Listing(id="flows")
         yield Static(id="peers-title", markup=False)
