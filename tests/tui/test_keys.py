@@ -6,12 +6,14 @@ import csv
 import gc
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 from msgspec.structs import replace
 from textual import events
+from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widget import Widget
@@ -341,6 +343,18 @@ async def moving(stage: Stage, pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: "▶" in stage.text)
     await pilot.press("G", "g")
     assert listing.cursor == 0
+    await pilot.resize_terminal(80, 24)
+    stage.program.open_flow(stage.program.session, "1.1")
+    await until_shown(pilot, "Direction")
+    page = stage.program.screen.query_one("#page", VerticalScroll)
+
+    def has_scrolled(before: float, direction: int) -> bool:
+        return (page.scroll_y - before) * direction > 0
+
+    for key, moved in (("down", 1), ("up", -1), ("pagedown", 1), ("pageup", -1), ("end", 1), ("home", -1)):
+        moves = partial(has_scrolled, page.scroll_y, moved)
+        await pilot.press(key)
+        await until(pilot, moves, f"{key} moves the page")
 
 
 @pytest.mark.parametrize(
@@ -512,6 +526,27 @@ async def test_what_plain_tcp_does_not_tell_is_said(tmp_path: Path) -> None:
         stage.program.open_flow(stage.program.session, "1.2")
         await until_shown(pilot, "none: packets pass as they are")
         assert stage.text.count("not measured of plain TCP") == 3
+
+
+async def test_a_page_wraps_long_lines_under_their_text(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(40, 10)) as pilot:
+        await until_shown(pilot, "80x24 shows more")
+        stage.program.open_flow(stage.program.session, "1.1")
+        await until_shown(pilot, "Direction")
+        lines = stage.text.splitlines()
+        index = next(number for number, line in enumerate(lines) if line.startswith(" Direction  outbound: an"))
+        assert lines[index + 1].startswith(" " * 12)
+        assert lines[index + 1].strip(" ▁▂▃▄▅▆▇█")
+
+
+async def test_the_flows_of_a_peer_begin_with_the_living(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        stage.program.open_peer(stage.program.session, 2)
+        await until_shown(pilot, "accepts KCP")
+        assert stage.listing("peer-flows").keys == ["1.3", "1.1", "1.4"]
 
 
 async def test_the_palette_sorts(tmp_path: Path) -> None:
