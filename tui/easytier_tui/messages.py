@@ -35,9 +35,11 @@ def title(session: Session, width: int) -> tuple[str, str]:
     left = ["easytier-tui"] if width >= WIDE else []
     if node is not None:
         left.append(" ".join(filter(None, (node.hostname, node.address))))
-    left.append(f"{_LINK_WORDS[link.kind]} {where}")
-    if link.text and link.kind != "gone" and width >= WIDE:
-        left.append(link.text)
+    says_more = link.text and link.kind != "gone" and width >= WIDE
+    if says_more and link.kind == "polled":
+        left.append(f"{link.text} {where}")
+    else:
+        left += [f"{_LINK_WORDS[link.kind]} {where}", *([link.text] if says_more else [])]
     right = []
     if node is not None:
         by_transport = " ".join(f"{number} {name or 'undecided'}" for name, number in sorted(model.counts.items()))

@@ -91,6 +91,13 @@ async def test_flows_are_listed_by_transport_and_direction() -> None:
         assert (flows[1].end_reason, flows[1].start_time_ms) == ("no answer", 1_700_000_000_500)
 
 
+async def test_a_transport_that_measures_nonsense_does_not_break_the_list() -> None:
+    async with make_node(1) as node, portal_of(node) as portal:
+        node.gate.report(flow(node, 1, "kcp"), Counters(1, 2, -1.0, -5, 1 << 40, -1))
+        (shown,) = (await ask(portal, lambda client: client.flows())).flows
+        assert (shown.rtt_us, shown.retransmitted, shown.window, shown.in_flight) == (0, 0, 0xFFFF_FFFF, 0)
+
+
 async def test_counters_have_stock_names_too() -> None:
     async with two_nodes() as (a, _), portal_of(a) as portal:
         values = {each.name: each.value for each in await ask(portal, lambda client: client.stats())}
