@@ -1,8 +1,9 @@
 """`python -m bench.tui_load`: easytier-tui with many flows, on a terminal of its own: processor time, memory, answers to keys.
 
 A portal in this process tells of `--flows` flows, of which `--changes` change each second; a few end and new ones come.  The
-program is the real one, on a pseudo-terminal of 120x40.  Exit status 1 if a limit is exceeded: 30 % of a core, 100 ms for a key
-(median; the slowest is printed, too), 10 % of growth after the first third.
+program is the real one, on a pseudo-terminal of 120x40.  Exit status 1 if a limit is exceeded: 30 % of a core, 100 ms for 19 of
+20 presses of each key (the first one, which makes its screen, and the slowest are printed, too), 10 % of growth after the first
+third.  All of it holds for a machine that has a core to spare.
 """
 
 from __future__ import annotations
@@ -177,6 +178,11 @@ class Screen:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def waited_seconds(self) -> float:
+        """How long it could have run, but other programs had the processors: 0 on a machine with a core to spare."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[1]) for task in tasks) / 1e9
+
     def memory(self) -> int:
         """Resident bytes."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -198,21 +204,30 @@ def measure(screen: Screen, seconds: float) -> bool:
     time.sleep(3)
     times: dict[str, list[float]] = {name: [] for name, _, _ in KEYS}
     memory: list[int] = []
-    began, cpu = time.monotonic(), screen.cpu_seconds()
+    first = {name: screen.press(key, text) for name, key, text in KEYS}
+    began, cpu, waited = time.monotonic(), screen.cpu_seconds(), screen.waited_seconds()
     while time.monotonic() - began < seconds:
         for name, key, text in KEYS:
             times[name].append(screen.press(key, text))
             time.sleep(KEY_EVERY)
         memory.append(screen.memory())
-    share = (screen.cpu_seconds() - cpu) / (time.monotonic() - began)
+    passed = time.monotonic() - began
+    share, waited = (screen.cpu_seconds() - cpu) / passed, (screen.waited_seconds() - waited) / passed
     settled = memory[len(memory) // 3]
-    print(f"processor time  {share:.1%} of a core, keys and their screens included")
+    print(f"processor time  {share:.1%} of a core, keys and their screens included; {waited:.1%} waiting for one")
     for name, found in times.items():
-        median, slowest = statistics.median(found) * 1000, max(found) * 1000
-        print(f"key {name:<10}  median {median:.0f} ms, slowest {slowest:.0f} ms, {len(found)} times")
+        figures = {"first": first[name], "median": statistics.median(found), "19 of 20": _most(found), "slowest": max(found)}
+        print(
+            f"key {name:<10}  {', '.join(f'{word} {each * 1000:.0f} ms' for word, each in figures.items())}; {len(found)} times"
+        )
     print(f"memory          {', '.join(f'{size >> 20}' for size in (memory[0], settled, memory[-1]))} MiB: start, a third, end")
-    answer = max(statistics.median(found) for found in times.values())
+    answer = max(map(_most, times.values()))
     return share <= MAX_CORE_SHARE and answer <= MAX_KEY_SECONDS and memory[-1] <= settled * (1 + MAX_GROWTH)
+
+
+def _most(found: list[float]) -> float:
+    """What 19 of 20 keep."""
+    return sorted(found)[(len(found) * 19 - 1) // 20]
 
 
 def main() -> int:

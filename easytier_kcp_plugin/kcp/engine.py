@@ -26,8 +26,12 @@ class EngineStatistics:
     segments_new: int
     """PUSH segments, without repetitions."""
     segments_repeated: int | None
+    segments_in_flight: int
+    """Sent and not acknowledged."""
     peer_window: int
     """Segments."""
+    window: int
+    """Segments that may be in flight: the lesser of the peer's window and our own."""
     waiting_bytes: int
     """Written and not acknowledged; may be an upper bound."""
     rtt: float | None = None

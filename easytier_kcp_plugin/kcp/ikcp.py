@@ -180,7 +180,9 @@ class IkcpEngine:
             datagrams_rejected=self._rejected,
             segments_new=self._pushed,
             segments_repeated=None,
+            segments_in_flight=self._pushed - self._una,
             peer_window=self._peer_window,
+            window=min(WINDOW, self._peer_window),
             waiting_bytes=len(self._unsent) + (self._pushed - self._una) * MSS,
         )
 

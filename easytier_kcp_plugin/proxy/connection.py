@@ -1,10 +1,11 @@
-"""A KCP stream as the host's relay sees it: a TCP connection that knows why it ended, and its round trip."""
+"""A KCP stream as the host's relay sees it: a TCP connection that knows why it ended, and how it fares."""
 
 from __future__ import annotations
 
 import anyio
 
 from easytier_hooks.streams import TcpConnection
+from easytier_hooks.types import Measures
 from easytier_kcp_plugin.kcp.stream import EndpointDriver, KcpStream
 
 
@@ -59,8 +60,10 @@ class KcpConnection(TcpConnection):
         reason = self._stream.session.reason
         return None if reason is None else f"KCP: {reason}"
 
-    def measure(self) -> tuple[float, int | None] | None:
-        """RTT to the peer in seconds, and segments of the stream sent more than once."""
+    def measure(self) -> Measures | None:
+        """RTT to the peer, and the figures of the stream's engine."""
         session = self._stream.session
         rtt, statistics = self._driver.endpoint.rtt(session.peer_id), session.statistics
-        return None if rtt is None else (rtt, None if statistics is None else statistics.segments_repeated)
+        if statistics is None:
+            return None if rtt is None else Measures(rtt)
+        return Measures(rtt, statistics.segments_repeated, statistics.window, statistics.segments_in_flight)

@@ -33,6 +33,8 @@ class Driver(Protocol):
 class StackConnection(TcpConnection):
     """One connection.  `key` is that of the frames that come in, `first_sequence` that of the SYN which began it there."""
 
+    stack = "smoltcp"
+
     def __init__(self, driver: Driver, key: FlowKey, first_sequence: bytes | None) -> None:
         self.key = key
         self.first_sequence = first_sequence

@@ -8,12 +8,13 @@ import os
 import socket
 import struct
 from abc import abstractmethod
+from typing import ClassVar
 
 import anyio
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
-from easytier_hooks.types import IPAddress
+from easytier_hooks.types import IPAddress, Measures
 
 
 class TcpConnection(ByteStream):
@@ -23,6 +24,9 @@ class TcpConnection(ByteStream):
     reason as its cause where one is known, and ClosedResourceError after an end of our own.  `send_eof` ends our direction
     only.
     """
+
+    stack: ClassVar[str] = ""
+    """Name of the TCP stack that ends it here; "" where none does, as of a stream of a transport."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -36,14 +40,15 @@ class TcpConnection(ByteStream):
         """What the stream knows of why it broke, in a user's words; None if nothing."""
         return None
 
-    def measure(self) -> tuple[float, int | None] | None:
-        """Round trip to the other end in seconds, and segments sent more than once (None if not counted); None where neither
-        is known."""
+    def measure(self) -> Measures | None:
+        """What is known of the way to the other end; None if nothing."""
         return None
 
 
 class SocketStream(TcpConnection):
     """A connected stream socket of the kernel; owns it."""
+
+    stack = "kernel"
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)

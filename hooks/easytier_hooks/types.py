@@ -8,7 +8,7 @@ Times are epoch seconds, durations are seconds, sizes are bytes.
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
@@ -159,17 +159,30 @@ class Connected:
     """The destination accepted: bytes can travel both ways."""
 
 
+class Measures(NamedTuple):
+    """What a transport knows of one flow at this end. None is what it does not measure."""
+
+    rtt: float | None = None
+    """Round trip to the peer."""
+    retransmitted: int | None = None
+    """Segments sent more than once, since the flow's start."""
+    window: int | None = None
+    """Segments that may be on their way to the peer at once, by what both ends allow."""
+    in_flight: int | None = None
+    """Segments that are: sent, and not acknowledged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Comes at intervals while the flow lives. Totals since its start."""
+    """Comes at intervals while the flow lives. Totals since its start; the fields with a default are those of `Measures`."""
 
     bytes_sent: int
     """From the flow's source to its destination."""
     bytes_received: int
     rtt: float | None = None
-    """None where the transport does not measure it."""
     retransmitted: int | None = None
-    """Segments sent more than once; None where the transport does not count them."""
+    window: int | None = None
+    in_flight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from easytier_hooks.types import (
     FlowEvent,
     FlowKey,
     HalfClosed,
+    Measures,
     PeerInfo,
     Seen,
     TcpFlow,
@@ -77,13 +78,13 @@ class Flow:
         "id",
         "key",
         "last_seen",
+        "measures",
         "peer",
         "rates",
         "raw_key",
         "reason",
         "reported_by_transport",
-        "retransmitted",
-        "rtt",
+        "stack",
         "started_at",
         "transport",
     )
@@ -105,9 +106,10 @@ class Flow:
         self.chosen_by = ""
         self.bytes_sent = 0
         self.bytes_received = 0
-        self.rtt: float | None = None
-        """Seconds, and `retransmitted` segments, as the transport reported them last; None where it does not measure them."""
-        self.retransmitted: int | None = None
+        self.measures = Measures()
+        """As the transport reported them last."""
+        self.stack = ""
+        """Names of the TCP stacks that end its connections at this node; "" while none does, as where its packets pass."""
         self.rates = (0.0, 0.0)
         """Bytes a second sent and received, between the last two counters; see `rates_at`."""
         self.counted_bytes = (0, 0)
@@ -142,7 +144,7 @@ class Flow:
             self.rates = (sent - self.counted_bytes[0]) / passed, (received - self.counted_bytes[1]) / passed
             self.counted_bytes, self.counted_at = (sent, received), now
         self.bytes_sent, self.bytes_received = sent, received
-        self.rtt, self.retransmitted = counters.rtt, counters.retransmitted
+        self.measures = Measures(counters.rtt, counters.retransmitted, counters.window, counters.in_flight)
 
     def snapshot(self) -> TcpFlow:
         """The flow as it is now, as plugins see it."""

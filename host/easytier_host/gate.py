@@ -208,6 +208,9 @@ class FlowGate:
     async def relay(self, flow_id: int, source: TcpConnection, destination: TcpConnection) -> None:
         """Let bytes pass between the ends of a flow until it has ended; `close` may end it."""
         self._relayed[flow_id] = source, destination
+        flow = self.table.get(flow_id)
+        if flow is not None:
+            flow.stack = " and ".join(dict.fromkeys(filter(None, (source.stack, destination.stack))))
         try:
             await carry(source, destination, partial(self.report, flow_id))
         finally:

@@ -57,7 +57,7 @@ async def carry(source: TcpConnection, destination: TcpConnection, report: Repor
         nonlocal reported
         if reported != (tally.from_source, tally.from_destination):
             reported = (tally.from_source, tally.from_destination)
-            report(Counters(*reported, *(destination.measure() or source.measure() or (None, None))))
+            report(Counters(*reported, *(destination.measure() or source.measure() or ())))
 
     async def count_for_ever() -> None:
         while True:

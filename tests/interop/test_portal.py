@@ -75,6 +75,7 @@ def test_flows_over_kcp_are_listed_as_such(joined: Pair) -> None:
         assert [(flow["dst"].partition(":")[0], flow["transport_type"]) for flow in flows] == [(stock.address, "Kcp")] * 2
         wide = ask(ours, "proxy", "--wide")
         assert {(flow["transport"], flow["peer_hostname"], flow["direction"]) for flow in wide} == {("kcp", "n1", "outbound")}
+        assert {flow["stack"] for flow in wide} == {"kernel"}
         assert sorted(flow["src"] for flow in wide) == sorted(flow["src"] for flow in flows)
         finish(client)
 

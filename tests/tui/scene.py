@@ -36,6 +36,9 @@ SSH = FlowRecord(
     rtt=0.052,
     retransmitted=41_034,
     loss=0.051,
+    stack="kernel",
+    window=1024,
+    in_flight=912,
 )
 DATABASE = FlowRecord(
     *("1.2", 2, "10.144.0.1:51840", "10.1.2.7:5432", "connected", "tcp", NOW - 14),

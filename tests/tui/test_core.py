@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from easytier_cli.flows import age
 from easytier_tui import columns, graph, model, words
-from easytier_tui.history import LIMIT, History
+from easytier_tui.history import LIMIT, SPAN, History
 from easytier_tui.model import Model
 from easytier_tui.records import ConnectionRecord, FlowNote, FlowRecord, Link, Update
 from easytier_tui.view import FlowView
@@ -104,19 +104,29 @@ def test_a_nice_top_is_near(value: float) -> None:
 
 def test_history_holds_the_last_value_between_samples() -> None:
     history = History(NOW)
-    history.add(NOW, 10.0, 1.0, 0.05, None)
-    history.add(NOW + 3, 20.0, 1.0, None, 2.0)
+    history.add(NOW, 10.0, 1.0, 0.05, None, 128, 12)
+    history.add(NOW + 3, 20.0, 1.0, None, 2.0, 256, 200)
     assert history.resample("up", NOW + 4, 1.0, 6) == [None, 10.0, 10.0, 10.0, 20.0, 20.0]
     assert history.resample("rtt", NOW + 3, 3.0, 2) == [pytest.approx(0.05), None]
     assert history.resample("retransmitted", NOW + 3, 3.0, 2) == [None, 2.0]
+    assert history.resample("window", NOW + 3, 3.0, 2) == [128, 256]
+    assert history.resample("in_flight", NOW + 3, 3.0, 2) == [12, 200]
 
 
 def test_history_is_bounded() -> None:
     history = History(NOW)
     for second in range(LIMIT * 2):
-        history.add(NOW + second, float(second), 0.0, None, None)
+        history.add(NOW + second / 10, float(second), 0.0, None, None, None, None)
     assert len(history) == LIMIT
-    assert history.resample("up", NOW + LIMIT * 2, 1.0, 1) == [LIMIT * 2 - 1]
+    assert history.resample("up", NOW + LIMIT, 1.0, 1) == [LIMIT * 2 - 1]
+
+
+def test_of_what_cannot_be_shown_any_more_the_newest_sample_is_kept() -> None:
+    history = History(NOW)
+    for second in (0, 50, 100, 150, 200, 250):
+        history.add(NOW + second, float(second), 0.0, None, None, None, None)
+    assert history.resample("up", NOW + 250, SPAN / 2, 3) == [100, 150, 250]
+    assert len(history) == 4
 
 
 def first() -> Model:
@@ -143,6 +153,15 @@ def test_rates_without_news_run_dry() -> None:
     assert known.flows["1.1"].send_rate == 0
     assert known.totals["kcp"][-1] == (0.0, 0.0)
     assert known.flows["1.1"].history.resample("up", NOW + 12, 1.0, 1) == [0]
+
+
+def test_a_frozen_model_keeps_its_graphs() -> None:
+    known = first()
+    still = known.frozen()
+    for second in range(1, 300):
+        known.apply(Update(NOW + second, flows=(replace(scene.SSH, sent=second),)))
+    assert still.flows["1.1"].history.resample("up", NOW, 1.0, 1) == [38e6]
+    assert known.flows["1.1"].history.resample("up", NOW, 1.0, 1) == [None]
 
 
 def test_retransmissions_become_a_rate() -> None:

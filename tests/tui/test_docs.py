@@ -22,6 +22,12 @@ def test_every_key_is_described(key: str) -> None:
     assert any(line.split()[0] == key.split()[0] for line in lines() if line.startswith("  "))
 
 
+def test_no_key_is_described_that_is_not_there() -> None:
+    section = PAGE.split("## Keys")[1].split("\n## ")[0]
+    named = {key for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for key in re.findall(r"`([^`]+)`", row)}
+    assert named == {key.shown for key in (*bindings.MAIN, *bindings.ROW, *bindings.ANYWHERE, *bindings.TABLE)} - {"esc"}
+
+
 def test_every_option_is_described() -> None:
     options = [option for action in _parser()._actions for option in action.option_strings if option not in ("-h", "--help")]
     assert len(options) > 5

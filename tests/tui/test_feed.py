@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
@@ -19,15 +18,8 @@ from easytier_tui import decode, demo, feed
 from easytier_tui.feed import FeedError, PortalFeed
 from easytier_tui.model import Model
 from easytier_tui.records import Update
+from tests.tui.portals import known, listening
 from tests.unit.cli import replay
-
-
-def known(version: str) -> dict[replay.Method, bytes]:
-    """All that the captured core answered."""
-    found: dict[replay.Method, bytes] = {}
-    for conversation in replay.conversations(version):
-        found |= replay.answers(conversation)
-    return found
 
 
 @pytest.mark.parametrize("version", replay.VERSIONS)
@@ -73,30 +65,6 @@ def test_a_stock_flow_belongs_to_who_has_its_other_end(source: str, destination:
     assert (flow.peer_id, flow.peer) == peer
 
 
-@contextmanager
-def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A program that does something with each connection; gives its port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    answer(connection)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join(timeout=10)
-            assert not thread.is_alive()
-
-
 def text_of(update: Update) -> str:
     assert update.link is not None
     assert update.link.kind == "gone"
@@ -128,6 +96,7 @@ def test_a_portal_of_rubbish(rubbish: bytes) -> None:
         source = PortalFeed("127.0.0.1", port)
         update = source.step()
         source.close()
+    assert text_of(update).startswith(f"What listens at 127.0.0.1:{port} does not answer as a node does: ")
     assert text_of(update).count("portal?") == 1
     assert text_of(update).count("logs its address") == 1
 

@@ -6,11 +6,14 @@ import csv
 import gc
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 from msgspec.structs import replace
+from textual import events
+from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widget import Widget
@@ -207,6 +210,10 @@ async def copying(stage: Stage, pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: isinstance(stage.program.screen, FlowPage))
     await pilot.press("y")
     assert "c runs 2.1.2: no KCP" in stage.program.clipboard
+    await pilot.press("escape", "2", "down", "enter")
+    await until(pilot, lambda: isinstance(stage.program.screen, PeerPage))
+    await pilot.press("y")
+    assert "10.1.2.0/24" in stage.program.clipboard
 
 
 @presses("e")
@@ -309,6 +316,8 @@ async def opening(stage: Stage, pilot: Pilot[Any]) -> None:
     await until_shown(pilot, "selected: kcp by auto")
     assert "by plugin auto: loss 5.1 % is 1 % or more" in stage.text
     assert "direct udp, latency 52 ms, loss 5.1 %, udp://203.0.113.7:11010" in stage.text
+    assert "kernel: the connection ends at this node" in stage.text
+    assert "1024 segments to the peer, 912 in flight" in stage.text
     await pilot.press("p")
     await until_shown(pilot, "PAUSED")
     await pilot.press("p", "escape", "2", "enter")
@@ -334,6 +343,18 @@ async def moving(stage: Stage, pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: "▶" in stage.text)
     await pilot.press("G", "g")
     assert listing.cursor == 0
+    await pilot.resize_terminal(80, 24)
+    stage.program.open_flow(stage.program.session, "1.1")
+    await until_shown(pilot, "Direction")
+    page = stage.program.screen.query_one("#page", VerticalScroll)
+
+    def has_scrolled(before: float, direction: int) -> bool:
+        return (page.scroll_y - before) * direction > 0
+
+    for key, moved in (("down", 1), ("up", -1), ("pagedown", 1), ("pageup", -1), ("end", 1), ("home", -1)):
+        moves = partial(has_scrolled, page.scroll_y, moved)
+        await pilot.press(key)
+        await until(pilot, moves, f"{key} moves the page")
 
 
 @pytest.mark.parametrize(
@@ -408,6 +429,19 @@ async def test_a_flow_that_has_ended_meanwhile_is_not_closed(tmp_path: Path) -> 
         assert stage.feed.closed == []
 
 
+async def test_keys_that_come_at_once_edit_in_their_order(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        await pilot.press("slash")
+        field = pilot.app.screen.query_one("#filter", Input)
+        for key in ("x", "t", "backspace", "c", "home", "delete", "t", "end", "p"):
+            # As a terminal gives what was typed while the program was busy.
+            pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: field.value == "tcp", "the filter")
+        await until_shown(pilot, "2 of 5")
+
+
 async def test_a_wrong_filter_says_what_is_shown_instead(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     async with stage.program.run_test(size=(120, 40)) as pilot:
@@ -469,6 +503,50 @@ async def test_the_graphs_of_an_ended_flow_show_its_last_values(tmp_path: Path) 
         stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, state="closed", ended_at=stage.feed.now),)))
         await until_shown(pilot, "last 52 ms")
         assert "now 52 ms" not in stage.text
+
+
+async def test_the_window_of_a_flow_is_a_graph(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        stage.feed.now += 2
+        stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, window=2048, in_flight=17),)))
+        stage.program.open_flow(stage.program.session, "1.1")
+        await until_shown(pilot, "now 2048, top 2048")
+        await until_shown(pilot, "now 17, top 17")
+        stage.feed.now += 10
+        stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, window=512, in_flight=9),)))
+        await until_shown(pilot, "now 512, top 2048")
+
+
+async def test_what_plain_tcp_does_not_tell_is_said(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        stage.program.open_flow(stage.program.session, "1.2")
+        await until_shown(pilot, "none: packets pass as they are")
+        assert stage.text.count("not measured of plain TCP") == 3
+
+
+async def test_a_page_wraps_long_lines_under_their_text(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(40, 10)) as pilot:
+        await until_shown(pilot, "80x24 shows more")
+        stage.program.open_flow(stage.program.session, "1.1")
+        await until_shown(pilot, "Direction")
+        lines = stage.text.splitlines()
+        index = next(number for number, line in enumerate(lines) if line.startswith(" Direction  outbound: an"))
+        assert lines[index + 1].startswith(" " * 12)
+        assert lines[index + 1].strip(" ▁▂▃▄▅▆▇█")
+
+
+async def test_the_flows_of_a_peer_begin_with_the_living(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        stage.program.open_peer(stage.program.session, 2)
+        await until_shown(pilot, "accepts KCP")
+        assert stage.listing("peer-flows").keys == ["1.3", "1.1", "1.4"]
 
 
 async def test_the_palette_sorts(tmp_path: Path) -> None:

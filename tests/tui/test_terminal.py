@@ -15,6 +15,8 @@ import pytest
 
 from easytier_tui import demo
 from tests.netns.topology import wait_for
+from tests.tui.portals import known, listening
+from tests.unit.cli import replay
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux"),
@@ -107,6 +109,27 @@ def test_the_daemon_dies_and_comes_back(terminals: list[Terminal], tmp_path: Pat
         terminal.wait_for("home 10.144.0.1/24 · connected")
         wait_for(lambda: "Retrying" not in terminal.text, "the banner is gone", WAIT)
         terminal.wait_for(" connected ")
+        terminal.press("q")
+        assert "Traceback" not in terminal.wait_for("ended with status 0")
+
+
+def test_a_stock_node_beside_rubbish(terminals: list[Terminal], tmp_path: Path) -> None:
+    def rubbish(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(os.urandom(1000))
+
+    with listening(rubbish) as wrong, replay.portal(known("2.6.4")) as stock:
+        terminal = Terminal(tmp_path, "-p", f"127.0.0.1:{wrong}", "-p", f"127.0.0.1:{stock}", size=(120, 40))
+        terminals.append(terminal)
+        screen = terminal.wait_for("Is it a node's portal?")
+        assert f"no answer 127.0.0.1:{wrong}" in screen
+        terminal.press("]")
+        screen = terminal.wait_for("stock 2.6.4, polled every 1 s")
+        assert "10.144.0.2:7000" in screen
+        terminal.resize(40, 10)
+        terminal.wait_for("80x24 shows more")
+        terminal.press("Enter")
+        terminal.wait_for("→ 10.144.0.2:7000")
         terminal.press("q")
         assert "Traceback" not in terminal.wait_for("ended with status 0")
 

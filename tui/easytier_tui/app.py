@@ -106,6 +106,7 @@ class MonitorApp(App[None]):
         for screen in reversed(self.screen_stack):
             if isinstance(screen, LiveScreen):
                 screen.draw()
+            if not screen.is_modal or isinstance(screen, HelpScreen):
                 return
 
     def show_session(self, index: int) -> None:

@@ -41,8 +41,9 @@ MAIN: Final = (
     Key("right_square_bracket", "]", "tab(1)", "", "the next daemon"),
     Key("r", "r", "retry", "", "ask a daemon that is away again, now"),
 )
+COPY: Final = Key("y", "y", "app.copy", "", "copy the row, or what the page says, to the clipboard")
 ROW: Final = (
-    Key("y", "y", "app.copy", "", "copy the row, or what the page says, to the clipboard"),
+    COPY,
     Key("e", "e", "app.export", "Export", "write the table, or the flow, to a JSON or CSV file"),
     Key("x", "x", "app.close_flow", "", "close the flow, after a question; at nodes of this project"),
 )

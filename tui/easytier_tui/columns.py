@@ -50,11 +50,11 @@ def _number(value: float | None) -> float:
 
 
 def address_order(endpoint: str) -> tuple[object, ...]:
-    """Addresses by their numbers, so that .9 comes before .10."""
-    return tuple(
-        (0, int(part), "") if part.isascii() and part.isdecimal() else (1, 0, part)
-        for part in endpoint.replace(":", ".").split(".")
-    )
+    """IPv4 addresses by their numbers, so that .9 comes before .10; then all others, as texts."""
+    try:
+        return 0, *map(int, endpoint.replace(":", ".").split("."))
+    except ValueError:
+        return 1, endpoint
 
 
 _FLOW_COLUMNS: Final[tuple[Column[FlowState], ...]] = (
@@ -106,6 +106,7 @@ FLOW_LAYOUTS: Final[Sequence[Layout]] = (
 )
 """From the widest to the narrowest."""
 STOCK_LAYOUTS: Final[Sequence[Layout]] = (
+    (11, ("src", "dst", "peer", "transport", "age", "state")),
     (11, ("src", "dst", "transport", "age", "state")),
     (4, ("dst", "transport", "state")),
     (1, ("dst", "transport")),
@@ -133,8 +134,8 @@ def _kcp(record: PeerRecord) -> str:
 _PEER_COLUMNS: Final[tuple[Column[PeerState], ...]] = (
     Column("host", "Host", 12, lambda p, _: p.record.hostname or str(p.record.peer_id), lambda p: p.record.hostname.lower()),
     Column("address", "Address", 15, lambda p, _: p.record.address or words.NOTHING, lambda p: address_order(p.record.address)),
-    Column("version", "Version", 9, lambda p, _: p.record.version or "unknown", lambda p: p.record.version),
-    Column("path", "Path", 15, lambda p, _: path(p.record), lambda p: p.record.hops),
+    Column("version", "Version", 7, lambda p, _: p.record.version or "unknown", lambda p: p.record.version),
+    Column("path", "Path", 18, lambda p, _: path(p.record), lambda p: p.record.hops),
     Column(
         "latency",
         "Latency",
@@ -154,7 +155,8 @@ _PEER_COLUMNS: Final[tuple[Column[PeerState], ...]] = (
 )
 PEER: Final = {column.name: column for column in _PEER_COLUMNS}
 PEER_LAYOUTS: Final[Sequence[Layout]] = (
-    (14, ("host", "address", "version", "path", "latency", "loss", "flows", "up", "down", "kcp")),
+    (32, ("host", "address", "version", "path", "latency", "loss", "flows", "up", "down", "kcp")),
+    (32, ("host", "address", "version", "path", "latency", "loss", "flows", "kcp")),
     (14, ("host", "address", "version", "path", "latency", "loss", "kcp")),
     (14, ("host", "address", "latency", "loss", "kcp")),
     (6, ("host", "latency", "kcp")),

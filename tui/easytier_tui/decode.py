@@ -124,6 +124,9 @@ def flow(info: portal_own_pb2.FlowInfo, owner: int) -> FlowRecord:
         rtt=info.rtt_us / 1e6 if info.HasField("rtt_us") else None,
         retransmitted=info.retransmitted if info.HasField("retransmitted") else None,
         loss=info.loss if info.HasField("loss") else None,
+        stack=clean(info.stack),
+        window=info.window if info.HasField("window") else None,
+        in_flight=info.in_flight if info.HasField("in_flight") else None,
     )
 
 

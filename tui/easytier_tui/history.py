@@ -8,15 +8,21 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-LIMIT: Final = 120
-"""Samples kept; the oldest goes first.  Nodes tell a change of counters at most once a second: two minutes."""
-FIELDS: Final = ("up", "down", "rtt", "retransmitted")
+SPAN: Final = 120.0
+"""Seconds that can be shown."""
+LIMIT: Final = 128
+"""Samples kept; the oldest goes first.  Nodes tell a change of counters at most once a second."""
+FIELDS: Final = ("up", "down", "rtt", "retransmitted", "window", "in_flight")
 _WIDTH: Final = 1 + len(FIELDS)
 _MISSING: Final = -1.0
 
 
 class History:
-    """Rates up and down, round trip, segments sent again per second.  Time is kept since `origin`, in single precision."""
+    """Rates up and down, round trip, segments sent again per second, window and segments in flight.
+
+    Time is kept since `origin`, in single precision.  Of what is older than `SPAN` the newest sample alone is kept, which tells
+    how things were when the span began.
+    """
 
     __slots__ = ("_origin", "_samples")
 
@@ -24,15 +30,25 @@ class History:
         self._origin = origin
         self._samples = array("f")
 
+    def copy(self) -> History:
+        """The same, which later samples change no more."""
+        twin = History(self._origin)
+        twin._samples = self._samples[:]
+        return twin
+
     def __len__(self) -> int:
         return len(self._samples) // _WIDTH
 
     def add(self, at: float, *values: float | None) -> None:
         """One sample; values in the order of `FIELDS`, None where unknown."""
-        if len(self) >= LIMIT:
-            del self._samples[:_WIDTH]
-        self._samples.append(at - self._origin)
-        self._samples.extend(_MISSING if value is None else value for value in values)
+        samples, moment = self._samples, at - self._origin
+        begin = moment - SPAN
+        stale = max(0, len(self) - LIMIT + 1)
+        while stale + 1 < len(self) and samples[(stale + 1) * _WIDTH] <= begin:
+            stale += 1
+        del samples[: stale * _WIDTH]
+        samples.append(moment)
+        samples.extend(_MISSING if value is None else value for value in values)
 
     def resample(self, field: str, end: float, step: float, count: int) -> list[float | None]:
         """`count` values at distances of `step` seconds, the last one at `end`.

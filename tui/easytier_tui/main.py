@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import sys
@@ -76,6 +77,8 @@ def _run(options: Namespace) -> int:
                 app.sessions[0].record(options.record)
         except (DemoError, RecordingError) as error:
             return _fail(str(error))
+        # What is there by now stays: the garbage collector would go through it again and again, while keys wait.
+        gc.freeze()
         app.run()
         return app.return_code or OK
 

@@ -35,9 +35,11 @@ def title(session: Session, width: int) -> tuple[str, str]:
     left = ["easytier-tui"] if width >= WIDE else []
     if node is not None:
         left.append(" ".join(filter(None, (node.hostname, node.address))))
-    left.append(f"{_LINK_WORDS[link.kind]} {where}")
-    if link.text and link.kind != "gone" and width >= WIDE:
-        left.append(link.text)
+    says_more = link.text and link.kind != "gone" and width >= WIDE
+    if says_more and link.kind == "polled":
+        left.append(f"{link.text} {where}")
+    else:
+        left += [f"{_LINK_WORDS[link.kind]} {where}", *([link.text] if says_more else [])]
     right = []
     if node is not None:
         by_transport = " ".join(f"{number} {name or 'undecided'}" for name, number in sorted(model.counts.items()))
@@ -73,7 +75,8 @@ def banner(session: Session, room: int) -> str:
     if link.kind == "gone":
         if link.retry_at is None:
             return link.text
-        retry = f".  Retrying in {max(0, round(link.retry_at - session.feed.clock()))} s (r: now)"
+        left = round(link.retry_at - session.feed.clock())
+        retry = f".  Retrying in {left} s (r: now)" if left > 0 else ".  Retrying now"
         return words.fit(link.text, min(cell_len(link.text), max(0, room - len(retry)))) + retry
     if link.kind == "ended" and link.text:
         return f"{link.text}.  What is shown is its last moment; q quits" if "line" not in link.text else link.text

@@ -68,7 +68,7 @@ class FlowState:
             self.send_rate = 0.0
         if self.receive_rate:
             self.receive_rate = 0.0
-        self.history.add(now, self.send_rate, self.receive_rate, self.record.rtt, None)
+        self._sample(now, None)
 
     def _take(self, record: FlowRecord, now: float, again: float | None) -> None:
         self.changed_at = now
@@ -79,7 +79,19 @@ class FlowState:
         else:
             self.send_rate, self.receive_rate = record.send_rate, record.receive_rate
         if record.send_rate is not None or record.rtt is not None:
-            self.history.add(now, self.send_rate or 0.0, self.receive_rate or 0.0, record.rtt, again)
+            self._sample(now, again)
+
+    def _sample(self, now: float, again: float | None) -> None:
+        record = self.record
+        self.history.add(
+            now, self.send_rate or 0.0, self.receive_rate or 0.0, record.rtt, again, record.window, record.in_flight
+        )
+
+    def frozen(self) -> FlowState:
+        """The same as it is at this moment."""
+        still = copy.copy(self)
+        still.history = self.history.copy()
+        return still
 
     @property
     def rate(self) -> float | None:
@@ -130,6 +142,9 @@ class Model:
         """By transport: bytes a second, up and down, one sample a second."""
         self.counts: dict[str, int] = {}
         """Living flows by transport."""
+        self.longest_source = 0
+        """Characters, and those of the longest destination, of all flows that there ever were."""
+        self.longest_destination = 0
         self.missed = 0
         self.unwatched = 0
         self.untold = 0
@@ -178,6 +193,8 @@ class Model:
                 self.untold += 1
                 return
             state = self.flows[record.key] = FlowState(record, now)
+            self.longest_source = max(self.longest_source, len(record.source))
+            self.longest_destination = max(self.longest_destination, len(record.destination))
             self._derive_notes(state, None, now)
         elif state.record != record:
             before = state.record
@@ -284,7 +301,7 @@ class Model:
     def frozen(self) -> Self:
         """The same as it is at this moment; later news change it no more."""
         still = copy.copy(self)
-        still.flows = {key: copy.copy(state) for key, state in self.flows.items()}
+        still.flows = {key: state.frozen() for key, state in self.flows.items()}
         still.peers = {key: copy.copy(state) for key, state in self.peers.items()}
         still.totals = {key: copy.copy(samples) for key, samples in self.totals.items()}
         return still

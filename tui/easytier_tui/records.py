@@ -1,7 +1,8 @@
 """What a node has told, as plain values: the only thing that feeds hand to the model, and what a recording holds.
 
 All are immutable.  Texts are free of control characters once they are here.  Times are epoch seconds of the machine that tells
-them, durations seconds, sizes bytes, rates bytes a second.
+them, durations seconds, sizes bytes, rates bytes a second.  `gc=False` is for those of which there are thousands, and which
+hold texts and numbers alone: the garbage collector need not look at them.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class PeerRecord(Struct, frozen=True, omit_defaults=True):
     connections: tuple[ConnectionRecord, ...] = ()
 
 
-class FlowRecord(Struct, frozen=True, omit_defaults=True):
+class FlowRecord(Struct, frozen=True, omit_defaults=True, gc=False):
     """One TCP connection.  None stands for what the node does not tell."""
 
     key: str
@@ -103,6 +104,11 @@ class FlowRecord(Struct, frozen=True, omit_defaults=True):
     rtt: float | None = None
     retransmitted: int | None = None
     loss: float | None = None
+    stack: str = ""
+    """What ends its TCP connections at the node; "" if nothing does, or the node does not tell."""
+    window: int | None = None
+    """Segments that may be on their way to the peer, and `in_flight` those that are."""
+    in_flight: int | None = None
 
     @property
     def why(self) -> str:
@@ -117,7 +123,7 @@ class FlowRecord(Struct, frozen=True, omit_defaults=True):
         return self.state in ENDED_STATES
 
 
-class FlowNote(Struct, frozen=True, omit_defaults=True):
+class FlowNote(Struct, frozen=True, omit_defaults=True, gc=False):
     """Something that happened to a flow."""
 
     key: str

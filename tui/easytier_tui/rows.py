@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from easytier_tui import columns
 from easytier_tui.columns import Column
-from easytier_tui.model import FlowState, Model
+from easytier_tui.model import FlowState
 from easytier_tui.session import Session
 
 Cell = tuple[str, str]
@@ -30,16 +30,12 @@ class Row:
     faint: bool = False
 
 
-def widest(model: Model, grown: dict[str, int]) -> None:
-    """Let the address columns grow with what is there, never shrink."""
-    for name, column in (("src", columns.FLOW["src"]), ("dst", columns.FLOW["dst"])):
-        longest = max((len(column.text(state, 0.0)) for state in model.flows.values()), default=0)
-        grown[name] = max(grown.get(name, column.width), min(WIDEST_ADDRESS, longest))
-
-
-def flow_columns(session: Session, room: int, grown: dict[str, int]) -> Columns:
-    """What fits `room`, given what the node tells."""
-    node = session.model.node
+def flow_columns(session: Session, room: int) -> Columns:
+    """What fits `room`, given what the node tells.  The address columns grow with what is there, and never shrink."""
+    model = session.model
+    node = model.node
+    longest = {"src": model.longest_source, "dst": model.longest_destination}
+    grown = {name: max(columns.FLOW[name].width, min(WIDEST_ADDRESS, length)) for name, length in longest.items()}
     layouts = columns.STOCK_LAYOUTS if node is not None and node.is_stock else columns.FLOW_LAYOUTS
     return columns.choose(columns.FLOW, layouts, room, grown)
 

@@ -62,9 +62,10 @@ class FlowView:
     def rows(self, model: Model, now: float) -> list[str]:
         """Keys of the flows to show, in order."""
         flows = model.flows
-        shown = [
-            key for key, state in flows.items() if (self.shows_ended or state.ended_at is None) and self._accepts(state.record)
-        ]
+        shown = list(flows) if self.shows_ended else [key for key, state in flows.items() if state.ended_at is None]
+        if self.held_text:
+            accepts = self._accepts
+            shown = [key for key in shown if accepts(flows[key].record)]
         order = self.column.order
         if self.column.name not in _RESTLESS:
             shown.sort(key=lambda key: order(flows[key]), reverse=self.descending)
@@ -81,4 +82,5 @@ class FlowView:
 
 def _living_first(keys: list[str], model: Model) -> list[str]:
     flows = model.flows
-    return sorted(keys, key=lambda key: flows[key].ended_at is not None)
+    ended = [key for key in keys if flows[key].ended_at is not None]
+    return [key for key in keys if flows[key].ended_at is None] + ended if ended else keys

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FlowInfo(_message.Message):
-    __slots__ = ("id", "src", "dst", "direction", "peer_id", "peer_hostname", "transport", "reason", "state", "end_reason", "start_time_ms", "bytes_sent", "bytes_received", "rtt_us", "retransmitted", "chosen_by", "send_rate", "receive_rate", "loss", "end_time_ms")
+    __slots__ = ("id", "src", "dst", "direction", "peer_id", "peer_hostname", "transport", "reason", "state", "end_reason", "start_time_ms", "bytes_sent", "bytes_received", "rtt_us", "retransmitted", "chosen_by", "send_rate", "receive_rate", "loss", "end_time_ms", "stack", "window", "in_flight")
     ID_FIELD_NUMBER: _ClassVar[int]
     SRC_FIELD_NUMBER: _ClassVar[int]
     DST_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,9 @@ class FlowInfo(_message.Message):
     RECEIVE_RATE_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     END_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    STACK_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     id: int
     src: _common_pb2.SocketAddr
     dst: _common_pb2.SocketAddr
@@ -50,7 +53,10 @@ class FlowInfo(_message.Message):
     receive_rate: int
     loss: float
     end_time_ms: int
-    def __init__(self, id: _Optional[int] = ..., src: _Optional[_Union[_common_pb2.SocketAddr, _Mapping]] = ..., dst: _Optional[_Union[_common_pb2.SocketAddr, _Mapping]] = ..., direction: _Optional[str] = ..., peer_id: _Optional[int] = ..., peer_hostname: _Optional[str] = ..., transport: _Optional[str] = ..., reason: _Optional[str] = ..., state: _Optional[str] = ..., end_reason: _Optional[str] = ..., start_time_ms: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., rtt_us: _Optional[int] = ..., retransmitted: _Optional[int] = ..., chosen_by: _Optional[str] = ..., send_rate: _Optional[int] = ..., receive_rate: _Optional[int] = ..., loss: _Optional[float] = ..., end_time_ms: _Optional[int] = ...) -> None: ...
+    stack: str
+    window: int
+    in_flight: int
+    def __init__(self, id: _Optional[int] = ..., src: _Optional[_Union[_common_pb2.SocketAddr, _Mapping]] = ..., dst: _Optional[_Union[_common_pb2.SocketAddr, _Mapping]] = ..., direction: _Optional[str] = ..., peer_id: _Optional[int] = ..., peer_hostname: _Optional[str] = ..., transport: _Optional[str] = ..., reason: _Optional[str] = ..., state: _Optional[str] = ..., end_reason: _Optional[str] = ..., start_time_ms: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., rtt_us: _Optional[int] = ..., retransmitted: _Optional[int] = ..., chosen_by: _Optional[str] = ..., send_rate: _Optional[int] = ..., receive_rate: _Optional[int] = ..., loss: _Optional[float] = ..., end_time_ms: _Optional[int] = ..., stack: _Optional[str] = ..., window: _Optional[int] = ..., in_flight: _Optional[int] = ...) -> None: ...
 
 class ListFlowsResponse(_message.Message):
     __slots__ = ("flows", "unwatched")

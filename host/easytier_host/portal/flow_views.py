@@ -59,6 +59,7 @@ def flow_infos(node: Node, flows: Iterable[Flow], now: float) -> Iterator[portal
             conn = node.outbound.connection_to(peer_id)
             losses[peer_id] = None if conn is None else conn.loss
         send_rate, receive_rate = flow.rates_at(now)
+        measures = flow.measures
         yield portal_own_pb2.FlowInfo(
             id=flow.id,
             src=socket_address(key.source_ip, key.source_port),
@@ -73,13 +74,16 @@ def flow_infos(node: Node, flows: Iterable[Flow], now: float) -> Iterator[portal
             start_time_ms=_milliseconds(flow.started_at),
             bytes_sent=flow.bytes_sent,
             bytes_received=flow.bytes_received,
-            rtt_us=None if flow.rtt is None else max(0, round(flow.rtt * 1e6)),
-            retransmitted=flow.retransmitted,
+            rtt_us=None if measures.rtt is None else max(0, round(measures.rtt * 1e6)),
+            retransmitted=_count(measures.retransmitted),
             chosen_by=clean(flow.chosen_by),
             send_rate=max(0, round(send_rate)),
             receive_rate=max(0, round(receive_rate)),
             loss=losses[peer_id],
             end_time_ms=None if flow.ended is None else _milliseconds(flow.wall_time(flow.ended_at)),
+            stack=clean(flow.stack),
+            window=_count(measures.window),
+            in_flight=_count(measures.in_flight),
         )
 
 
@@ -141,6 +145,11 @@ def _flow_state(flow: Flow) -> str:
     if not flow.connected:
         return "seen" if flow.transport is None or flow.held else "connecting"
     return "half-closed" if flow.fin_source or flow.fin_destination else "connected"
+
+
+def _count(number: int | None) -> int | None:
+    """What a plugin's transport counts, within what the message can hold."""
+    return None if number is None else max(0, min(0xFFFF_FFFF, number))
 
 
 def _milliseconds(seconds: float) -> int:

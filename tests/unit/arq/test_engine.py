@@ -29,6 +29,16 @@ def test_bytes_go_both_ways_under_any_conv(conv: int) -> None:
     assert max(len(datagram) for datagram in pair.sent["a"]) <= MTU
 
 
+def test_statistics_tell_the_window_and_what_is_in_flight() -> None:
+    pair = Pair()
+    pair.a.send(bytes(200 * MSS))
+    pair.pump()
+    before = pair.a.statistics
+    assert 0 < before.segments_in_flight == before.segments_new <= before.window == before.peer_window
+    pair.run(2.0, lambda: pair.a.drained)
+    assert pair.a.statistics.segments_in_flight == 0
+
+
 def test_small_writes_of_one_turn_share_a_segment_and_none_is_empty() -> None:
     pair = Pair()
     for _ in range(MSS):

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from easytier_hooks.types import Closed, Connected, Counters, FlowKey, HalfClosed, Seen, TransportSelected
+from easytier_hooks.types import Closed, Connected, Counters, FlowKey, HalfClosed, Measures, Seen, TransportSelected
 from easytier_host.flows import COUNTERS_INTERVAL, MAX_HISTORY, Flow, FlowTable
 
 KEY = FlowKey(IPv4Address("10.0.0.1"), 40_000, IPv4Address("10.0.0.2"), 22)
@@ -47,9 +47,9 @@ def test_a_rate_is_between_two_counters() -> None:
     table.report(flow, Connected(), 1000.0)
     assert flow.rates_at(1000.0) == (0.0, 0.0)
     table.report(flow, Counters(1000, 100), 1001.0)
-    table.report(flow, Counters(3000, 100, 0.05, 7), 1002.0)
+    table.report(flow, Counters(3000, 100, 0.05, 7, 1024, 12), 1002.0)
     assert flow.rates_at(1002.0) == pytest.approx((2000.0, 0.0))
-    assert (flow.bytes_sent, flow.rtt, flow.retransmitted) == (3000, 0.05, 7)
+    assert (flow.bytes_sent, flow.measures) == (3000, Measures(0.05, 7, 1024, 12))
 
 
 def test_counters_in_quick_succession_do_not_make_a_rate() -> None:

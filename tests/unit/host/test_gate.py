@@ -73,6 +73,16 @@ class Hooks:
         return self.answer if self.answer is not None else default(candidates)
 
 
+class StreamOfTransport(SocketStream):
+    """Ends no TCP connection, whatever carries it here."""
+
+    stack = ""
+
+
+class StreamOfStack(SocketStream):
+    stack = "fake"
+
+
 class FakeTransport:
     """Available or not; `dials` is what its `dial` does before it connects to `far`."""
 
@@ -97,7 +107,7 @@ class FakeTransport:
         self.dials(flow)
         near, far = socket.socketpair()
         self.far.append(SocketStream(far))
-        return SocketStream(near)
+        return StreamOfTransport(near)
 
 
 class FakeStack:
@@ -120,7 +130,7 @@ class FakeStack:
         self.taken.append((key, syn))
         near, far = socket.socketpair()
         self.applications.append(SocketStream(far))
-        return SocketStream(near)
+        return StreamOfStack(near)
 
     async def connect(self, link: Link, key: FlowKey) -> TcpConnection:
         raise AssertionError("nobody here begins a connection")
@@ -259,6 +269,18 @@ async def test_bytes_are_relayed_and_a_flow_that_ends_is_told() -> None:
         await until(lambda: isinstance(w.events()[-1], Closed))
         ends = [HalfClosed("source"), HalfClosed("destination"), Counters(8, 9, None, None), Closed("FIN both ways")]
         assert w.events()[4:] == ends
+
+
+async def test_a_flow_tells_which_tcp_stacks_end_it_here() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: w.stack.applications)
+        (flow,) = w.gate.table
+        await until(lambda: flow.stack)
+        assert flow.stack == "fake"
+        transport.far[0].reset()
 
 
 async def test_a_destination_that_refuses_is_a_refusal_for_the_application() -> None:
@@ -597,7 +619,7 @@ class FakePlain:
             raise self.fails
         near, far = socket.socketpair()
         self.far.append(SocketStream(far))
-        return SocketStream(near)
+        return StreamOfTransport(near)
 
 
 NO_STACK = "no TCP stack here"

@@ -97,6 +97,7 @@ def test_small_writes_behind_a_full_window_share_segments() -> None:
         pair.a.send(b"z")
         pair.pump()
     assert pair.a.statistics.segments_new == 128, "as many as a peer of which nothing is known will take"
+    assert pair.a.statistics.segments_in_flight == pair.a.statistics.window == 128
     pair.run(0.3)
     assert pair.a.statistics.segments_new <= 202
 

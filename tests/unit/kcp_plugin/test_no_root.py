@@ -221,6 +221,8 @@ async def test_a_forwarded_port(transport: str, far_takes_kcp: bool) -> None:
             if not far_takes_kcp:
                 expected = ("tcp", "kcp input disabled there")
             assert (flow.transport, expected[1] in flow.reason) == (expected[0], True)
+            # The client's connection ends in the kernel; plain TCP begins another one on the overlay.
+            assert flow.stack == ("kernel" if flow.transport == "kcp" else "kernel and smoltcp")
         tasks.cancel_scope.cancel()
 
 

@@ -12,6 +12,8 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
+from easytier_tui.widgets.field import Field
+
 
 class AskPath(ModalScreen[Path | None]):
     """Asks for a file; `check` raises ValueError, with the reason, for a name that will not do.  Gives None if cancelled."""
@@ -27,7 +29,7 @@ class AskPath(ModalScreen[Path | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Static(self._question, markup=False)
-            yield Input(self._proposal, id="path", select_on_focus=False, compact=True)
+            yield Field(self._proposal, id="path", select_on_focus=False, compact=True)
             yield Static("", id="problem", markup=False)
             yield Static("enter writes the file, esc goes back", classes="hint", markup=False)
 

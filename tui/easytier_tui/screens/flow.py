@@ -11,28 +11,35 @@ from textual.widgets import Static
 
 from easytier_cli.flows import age
 from easytier_tui import bindings, columns, export, words
+from easytier_tui.history import SPAN
 from easytier_tui.model import FlowState
+from easytier_tui.records import FlowRecord
 from easytier_tui.screens.page import Fact, Page, facts
 from easytier_tui.session import Session
 from easytier_tui.widgets.chart import Chart
 from easytier_tui.widgets.keyline import KeyLine
 from easytier_tui.words import NOTHING
 
-GRAPH_SECONDS = 120.0
 CHOOSERS = {"": "", "default": ", by default", "fallback": ", as a fallback", "peer": ", by the peer that opened it"}
 
 
 def _per_second(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.1f}"
+    return NOTHING if value is None else f"{value:.1f}/s"
+
+
+def _segments(value: float | None) -> str:
+    return NOTHING if value is None else words.count(round(value))
 
 
 CHARTS = (
     ("Rate ↑", "up", words.rate),
     ("Rate ↓", "down", words.rate),
     ("RTT", "rtt", words.duration),
-    ("Sent again per s", "retransmitted", _per_second),
+    ("Sent again", "retransmitted", _per_second),
+    ("Window", "window", _segments),
+    ("In flight", "in_flight", _segments),
 )
-"""Title, field of the history, unit."""
+"""Title, field of the history, unit.  The last two in segments."""
 
 
 class FlowPage(Page):
@@ -43,6 +50,7 @@ class FlowPage(Page):
     def __init__(self, session: Session, key: str) -> None:
         super().__init__(session)
         self.key = key
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (60, "-middle"), (110, "-wide")]
 
     def compose(self) -> ComposeResult:
         yield Static(id="page-title", markup=False)
@@ -74,12 +82,12 @@ class FlowPage(Page):
         self.query_one("#facts", Static).update(facts(flow_facts(self.session, state)))
         end = min(self.session.now, state.ended_at or self.session.now)
         is_stock = self.session.model.node is not None and self.session.model.node.is_stock
-        missing = "a stock node does not tell this" if is_stock else "nothing measured yet"
+        missing = "a stock node does not tell this" if is_stock else _MISSING.get(record.transport, "nothing measured yet")
         newest = "now" if state.ended_at is None else "last"
         for _, field, _ in CHARTS:
             chart = self.query_one(f"#chart-{field}", Chart)
             count = chart.columns
-            chart.show(state.history.resample(field, end, GRAPH_SECONDS / count, count), missing, newest)
+            chart.show(state.history.resample(field, end, SPAN / count, count), missing, newest)
         notes = [("", f"{words.clock(note.at)}  {note.text}") for note in state.notes]
         self.query_one("#events", Static).update(facts([("Events", notes[0][1] if notes else "none known"), *notes[1:]]))
 
@@ -119,16 +127,31 @@ def flow_facts(session: Session, state: FlowState) -> list[Fact]:
         found.append(("Peer", f"{columns.peer_name(state)}, not in the network at the moment"))
     by = CHOOSERS.get(record.chosen_by, f", by plugin {record.chosen_by}")
     found.append(("Transport", f"{record.transport or 'undecided'}{by}: {record.reason or 'the node does not tell why'}"))
+    found.append(("TCP stack", _stack(session, record)))
     if record.sent is not None:
-        up = f"↑ {words.size(record.sent)} at {words.rate(state.send_rate)}"
-        found.append(("Bytes", f"{up}   ↓ {words.size(record.received)} at {words.rate(state.receive_rate)}"))
+        up, down = f"↑ {words.size(record.sent)}", f"↓ {words.size(record.received)}"
+        if state.ended_at is None:
+            up, down = f"{up} at {words.rate(state.send_rate)}", f"{down} at {words.rate(state.receive_rate)}"
+        found.append(("Bytes", f"{up}   {down}"))
+    rtt = "not measured" if record.rtt is None else words.duration(record.rtt)
     again = "not counted" if record.retransmitted is None else words.plural(record.retransmitted, "segment")
-    found.append(
-        ("Line", f"round trip {'not measured' if record.rtt is None else words.duration(record.rtt)}, sent again {again}")
-    )
+    found.append(("Line", f"round trip {rtt}, sent again {again}"))
+    if record.window is not None:
+        under_way = "" if record.in_flight is None else f", {record.in_flight} in flight"
+        found.append(("Window", f"{words.plural(record.window, 'segment')} to the peer{under_way}"))
     return found
 
 
+def _stack(session: Session, record: FlowRecord) -> str:
+    """Where the TCP connection ends at this node."""
+    if session.model.node is not None and session.model.node.is_stock:
+        return "the node does not tell"
+    if record.stack:
+        return f"{record.stack}: the connection ends at this node"
+    return "none: packets pass as they are" if record.transport == "tcp" else NOTHING
+
+
+_MISSING = {"tcp": "not measured of plain TCP"}
 _DIRECTIONS = {
     "outbound": "outbound: an application of this machine opened it",
     "inbound": "inbound: it came from the peer",

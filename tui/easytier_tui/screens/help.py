@@ -32,7 +32,7 @@ def lines() -> list[str]:
     for heading, keys in (
         ("In the tables", bindings.TABLE),
         ("On the main screen", bindings.MAIN),
-        ("On a row, and on the page of a flow", bindings.ROW),
+        ("On a row, and on its page", bindings.ROW),
         ("Everywhere", bindings.ANYWHERE),
     ):
         found += ["", heading, *(f"  {key.shown:<10} {key.help}" for key in keys)]

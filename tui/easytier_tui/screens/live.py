@@ -26,6 +26,10 @@ class LiveScreen(Screen[None]):
     def on_resize(self) -> None:
         self.call_after_refresh(self.draw)
 
+    def on_screen_resume(self) -> None:
+        # It was not drawn while another screen covered it; what it showed then is there at once.
+        self.call_after_refresh(self.draw)
+
     def draw(self) -> None:
         """Paint, unless the screen is being built or taken down, when its widgets are not there."""
         with suppress(NoMatches):

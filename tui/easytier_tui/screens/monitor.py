@@ -17,6 +17,7 @@ from easytier_tui import bindings, export, messages, rows, words
 from easytier_tui.filters import MAX_LENGTH
 from easytier_tui.screens.live import LiveScreen
 from easytier_tui.session import Session
+from easytier_tui.widgets.field import Field
 from easytier_tui.widgets.keyline import KeyLine
 from easytier_tui.widgets.listing import Listing
 
@@ -57,7 +58,6 @@ class MonitorScreen(LiveScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._grown: dict[int, dict[str, int]] = {}
         self._shows_peers_only = False
 
     def compose(self) -> ComposeResult:
@@ -67,7 +67,7 @@ class MonitorScreen(LiveScreen):
         yield Static(id="totals")
         with Horizontal(id="bar"):
             yield Static("/ ", id="prompt", markup=False)
-            yield Input(placeholder="filter", id="filter", compact=True, max_length=MAX_LENGTH, select_on_focus=False)
+            yield Field(placeholder="filter", id="filter", compact=True, max_length=MAX_LENGTH, select_on_focus=False)
             yield Static(id="status", markup=False)
         yield Listing(id="flows")
         yield Static(id="peers-title", markup=False)
@@ -132,10 +132,8 @@ class MonitorScreen(LiveScreen):
 
     def _draw_flows(self, listing: Listing) -> int:
         session = self.session
-        grown = self._grown.setdefault(id(session), {})
-        rows.widest(session.model, grown)
         keys = session.view.rows(session.model, session.now)
-        chosen = rows.flow_columns(session, listing.room, grown)
+        chosen = rows.flow_columns(session, listing.room)
         view = session.view
         listing.show(
             keys,
@@ -193,15 +191,11 @@ class MonitorScreen(LiveScreen):
         self.set_focus(self.query_one("#peers" if self._shows_peers_only else "#flows", Listing))
 
     def action_sort(self, steps: int) -> None:
-        names = [column.name for column, _ in self._flow_columns()]
+        names = [column.name for column, _ in rows.flow_columns(self.session, self.query_one("#flows", Listing).room)]
         current = self.session.view.column.name
         index = names.index(current) if current in names else -1 if steps > 0 else 0
         self.session.view.sort(names[(index + steps) % len(names)])
         self.draw()
-
-    def _flow_columns(self) -> rows.Columns:
-        listing = self.query_one("#flows", Listing)
-        return rows.flow_columns(self.session, listing.room, self._grown.get(id(self.session), {}))
 
     def action_order(self, name: str) -> None:
         self.session.view.sort(name, descending=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.table import Table
 from rich.text import Text
 from textual.binding import BindingType
 
@@ -13,13 +14,13 @@ from easytier_tui.screens.live import LiveScreen
 from easytier_tui.session import Session
 
 Fact = tuple[str, str]
-NAME_WIDTH = 11
+NAME_WIDTH = 10
 
 
 class Page(LiveScreen):
     """Of one session, on top of the main screen."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings.textual(bindings.DETAIL)
+    BINDINGS: ClassVar[list[BindingType]] = bindings.textual((*bindings.DETAIL, bindings.COPY))
 
     def __init__(self, session: Session) -> None:
         super().__init__()
@@ -33,10 +34,11 @@ class Page(LiveScreen):
         self.draw()
 
 
-def facts(pairs: Sequence[Fact]) -> Text:
+def facts(pairs: Sequence[Fact]) -> Table:
     """`name  what`, one a line, the names aligned; lines too long for the screen wrap under their text."""
-    text = Text()
-    for index, (name, what) in enumerate(pairs):
-        text.append(("\n" if index else "") + f"{name:<{NAME_WIDTH}}", style="bold" if name else "")
-        text.append(what)
-    return text
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(style="bold", width=NAME_WIDTH, no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, what in pairs:
+        table.add_row(Text(name), Text(what))
+    return table

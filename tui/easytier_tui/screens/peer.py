@@ -10,6 +10,7 @@ from easytier_tui import bindings, columns, rows, words
 from easytier_tui.records import PeerRecord
 from easytier_tui.screens.page import Fact, Page, facts
 from easytier_tui.session import Session
+from easytier_tui.view import FlowView
 from easytier_tui.widgets.keyline import KeyLine
 from easytier_tui.widgets.listing import Listing
 
@@ -20,7 +21,7 @@ class PeerPage(Page):
     def __init__(self, session: Session, peer_id: int) -> None:
         super().__init__(session)
         self.peer_id = peer_id
-        self._grown: dict[str, int] = {}
+        self._view = FlowView()
 
     def compose(self) -> ComposeResult:
         yield Static(id="page-title", markup=False)
@@ -40,10 +41,9 @@ class PeerPage(Page):
             title.update(f"{peer.record.hostname or self.peer_id} {peer.record.address}{paused}")
             self.query_one("#facts", Static).update(facts(peer_facts(peer.record)))
         listing = self.query_one("#peer-flows", Listing)
-        keys = [key for key, state in model.flows.items() if state.record.peer_id == self.peer_id]
-        rows.widest(model, self._grown)
-        chosen = rows.flow_columns(self.session, listing.room, self._grown)
-        listing.show(list(reversed(keys)), chosen, rows.flow_row(self.session, chosen), empty=["No flow to this peer."])
+        keys = [key for key in self._view.rows(model, self.session.now) if model.flows[key].record.peer_id == self.peer_id]
+        chosen = rows.flow_columns(self.session, listing.room)
+        listing.show(keys, chosen, rows.flow_row(self.session, chosen), empty=["No flow to this peer."])
 
     def on_listing_chosen(self, event: Listing.Chosen) -> None:
         self.monitor.open_flow(self.session, event.key)

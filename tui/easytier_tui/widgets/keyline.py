@@ -33,6 +33,8 @@ class KeyLine(Widget):
     def __init__(self, keys: Iterable[Key]) -> None:
         super().__init__()
         self._keys = [key for key in keys if key.label]
+        # They would all be underlined, the colour of the keys gone.
+        self.auto_links = False
 
     def _fitting(self) -> list[Key]:
         shown, last = [], self._keys[-ALWAYS:]

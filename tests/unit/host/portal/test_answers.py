@@ -102,7 +102,7 @@ async def test_flows_are_listed_by_transport_and_direction() -> None:
         flow(node, 6, "pigeon")
         for flow_id in (half, destination, over):
             node.gate.report(flow_id, Connected())
-        node.gate.report(half, Counters(5, 6, 0.0518, 7))
+        node.gate.report(half, Counters(5, 6, 0.0518, 7, 1024, 0))
         node.gate.report(half, HalfClosed("source"))
         node.gate.report(over, Closed("FIN both ways"))
         node.gate.report(plain, Failed("no answer"))
@@ -128,8 +128,16 @@ async def test_flows_are_listed_by_transport_and_direction() -> None:
         }
         assert (flows[6].transport, flows[6].reason) == ("pigeon", "because pigeon")
         assert (flows[3].bytes_sent, flows[3].bytes_received, flows[3].rtt_us, flows[3].retransmitted) == (5, 6, 51_800, 7)
-        assert not flows[4].HasField("rtt_us")
+        assert (flows[3].window, flows[3].HasField("in_flight"), flows[3].in_flight) == (1024, True, 0)
+        assert not any(flows[4].HasField(name) for name in ("rtt_us", "retransmitted", "window", "in_flight"))
         assert (flows[1].end_reason, flows[1].start_time_ms) == ("no answer", 1_700_000_000_500)
+
+
+async def test_a_transport_that_measures_nonsense_does_not_break_the_list() -> None:
+    async with make_node(1) as node, portal_of(node) as portal:
+        node.gate.report(flow(node, 1, "kcp"), Counters(1, 2, -1.0, -5, 1 << 40, -1))
+        (shown,) = (await ask(portal, lambda client: client.flows())).flows
+        assert (shown.rtt_us, shown.retransmitted, shown.window, shown.in_flight) == (0, 0, 0xFFFF_FFFF, 0)
 
 
 async def test_counters_have_stock_names_too() -> None:
