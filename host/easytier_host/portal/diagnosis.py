@@ -93,7 +93,13 @@ def _stack(node: Node) -> Iterator[Finding]:
 
 
 def _native() -> Iterator[Finding]:
-    """Whether the compiled part of the user-space stack is there, for which its plugin's package has one name."""
+    """Whether the compiled parts are there: the host's own, and that of the user-space stack, in its plugin's package."""
+    advice = "to have it, install cargo 1.91 or newer and then the package again, with pip's --no-cache-dir"
+    if find_spec("easytier_host._native") is not None:
+        yield _ok("native", "packets are sealed, cut and joined by compiled code")
+    else:
+        text = "the compiled part of the node is missing: the same work takes three times as long in Python"
+        yield Finding(status="warn", subject="native", text=text, advice=advice)
     for entry in installed_plugins():
         if entry.name == SMOLTCP:
             if find_spec(f"{entry.value.partition('.')[0]}._native") is not None:
@@ -101,7 +107,6 @@ def _native() -> Iterator[Finding]:
             else:
                 # No fault of a node that runs: one that was told to use it does not start.
                 text = "the compiled part of the user-space TCP stack is missing: --use-smoltcp cannot work"
-                advice = "to have it, install cargo 1.91 or newer and then the package again, with pip's --no-cache-dir"
                 yield Finding(status="warn", subject="native", text=text, advice=advice)
 
 
