@@ -29,7 +29,7 @@ IN_PYTHON = Batch(offload.split, offload.coalesce, None)
 def choose_batch() -> Batch:
     """Rust if it is there."""
     try:
-        from easytier_host import _native
+        import easytier_host._native as native
     except ImportError:
         return IN_PYTHON
-    return Batch(_native.split, _native.coalesce, _native.Aead)
+    return Batch(native.split, native.coalesce, native.Aead)

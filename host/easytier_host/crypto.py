@@ -113,6 +113,15 @@ class AeadCipher(Cipher):
         except InvalidTag:
             raise OpenError("payload was not sealed with this network's key") from None
 
+    def seal_frames(self, head: bytes, payloads: Sequence[bytes]) -> list[bytes]:
+        encrypt, length = self._encrypt, PAYLOAD_LENGTH.pack
+        prefix, counter = self._nonces.take(len(payloads))
+        frames = []
+        for number, payload in enumerate(payloads, counter):
+            nonce = prefix + number.to_bytes(4, "big")
+            frames.append(head + length(len(payload)) + encrypt(nonce, payload, None) + nonce)
+        return frames
+
 
 class NativeAead(Protocol):
     """One key of the native module, as `_native.pyi` describes it."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from easytier_hooks.loading import installed_plugins
+from easytier_host.batch import IN_PYTHON, choose_batch
 from easytier_host.crypto import NONCE_SIZE, TAG_SIZE
 from easytier_host.packet import PEER_HEADER_SIZE
 from easytier_host.pb import portal_own_pb2
@@ -95,11 +96,11 @@ def _stack(node: Node) -> Iterator[Finding]:
 def _native() -> Iterator[Finding]:
     """Whether the compiled parts are there: the host's own, and that of the user-space stack, in its plugin's package."""
     advice = "to have it, install cargo 1.91 or newer and then the package again, with pip's --no-cache-dir"
-    if find_spec("easytier_host._native") is not None:
-        yield _ok("native", "packets are sealed, cut and joined by compiled code")
+    if choose_batch() is not IN_PYTHON:
+        yield _ok("packets", "sealed, cut and joined by compiled code")
     else:
-        text = "the compiled part of the node is missing: the same work takes three times as long in Python"
-        yield Finding(status="warn", subject="native", text=text, advice=advice)
+        text = "sealed, cut and joined in Python, which takes several times as long: the compiled part is missing"
+        yield Finding(status="warn", subject="packets", text=text, advice=advice)
     for entry in installed_plugins():
         if entry.name == SMOLTCP:
             if find_spec(f"{entry.value.partition('.')[0]}._native") is not None:
