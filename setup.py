@@ -2,7 +2,7 @@
 
 The environment variable EASYTIER_NATIVE decides: 0 leaves them out and gives a wheel for every platform, 1 makes a failure to
 build them an error. Unset, they are built where cargo is found; without it, or if it fails, everything but the user-space TCP
-stack is installed all the same, and the node does in Python what its own module does in a third of the time.
+stack is installed all the same, and the node does in Python what its own module would do several times faster.
 """
 
 import os
