@@ -3,8 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-NATIVE := setup.py native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs native/src/*/*.rs)
-NATIVE_IS_BUILT = $(BIN)/python -c 'import easytier_kcp_plugin._native' 2>/dev/null
+NATIVE := setup.py native/Cargo.lock $(wildcard native/Cargo.toml native/*/Cargo.toml native/src/*.rs native/*/src/*.rs native/src/*/*.rs)
+NATIVE_IS_BUILT = $(BIN)/python -c 'import easytier_host._native, easytier_kcp_plugin._native' 2>/dev/null
 
 # Where rustup puts cargo, whether the shell's start-up files say so or not.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -51,7 +51,7 @@ $(STAMP): pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@# setuptools warns of any folder in the working directory that is called like a package, which is how this tree is laid out.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[test]'
-	@$(NATIVE_IS_BUILT) || echo 'make: no native module (it needs cargo 1.91 or newer), so there is no user-space TCP stack' >&2
+	@$(NATIVE_IS_BUILT) || echo 'make: no native modules (they need cargo 1.91 or newer), so no user-space TCP stack and a slower node' >&2
 	@touch $@
 
 system-deps:
@@ -76,12 +76,14 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	@if $(NATIVE_IS_BUILT); then \
 	    echo 'stubtest, cargo fmt, cargo clippy'; \
-	    MYPYPATH=hooks $(BIN)/stubtest --allowlist native/stubtest.allow easytier_kcp_plugin._native && cd native && \
-	    cargo fmt --check && cargo clippy --quiet --locked --no-default-features --all-targets -- --deny warnings; \
+	    $(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist native/stubtest.allow \
+	        easytier_kcp_plugin._native easytier_host._native && \
+	    cd native && cargo fmt --all --check && \
+	    cargo clippy --quiet --locked --workspace --no-default-features --all-targets -- --deny warnings; \
 	fi
 
 native-test: $(STAMP)
-	@if $(NATIVE_IS_BUILT); then cd native && echo 'cargo test' && cargo test --quiet --locked --no-default-features; fi
+	@if $(NATIVE_IS_BUILT); then cd native && echo 'cargo test' && cargo test --quiet --locked --workspace --no-default-features; fi
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
@@ -95,9 +97,9 @@ demo: system-deps $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
-	@if $(NATIVE_IS_BUILT); then cd native && cargo fmt; fi
+	@if $(NATIVE_IS_BUILT); then cd native && cargo fmt --all; fi
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
-	rm -rf native/target easytier_kcp_plugin/_native.*.so
+	rm -rf native/target easytier_kcp_plugin/_native.*.so host/easytier_host/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,22 +9,32 @@ onward.
                      |       Ping/Pong -> its connection     RPC -> PeerRpc     types 11 and up -> plugin handlers
                      '-> for others: forward counter + 1 -> next hop, unchanged
 
-Both loops handle lists.  What is per packet is kept to slicing, one header, one call of the cipher.
+Both loops handle lists, and what is done to each packet of a list is one call: of `split`, of the cipher.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from easytier_host.compress import CompressError, Compressor
-from easytier_host.crypto import Cipher, OpenError
-from easytier_host.gate import FlowGate
+from easytier_host.crypto import Cipher
 from easytier_host.lookup import Lookup
 from easytier_host.metrics import Metrics
+from easytier_host.nic import offload
 from easytier_host.nic.base import VNET_HEADER_SIZE
-from easytier_host.nic.offload import split
-from easytier_host.packet import MAX_FORWARD_COUNTER, PEER_HEADER, PEER_HEADER_SIZE, Flag, PacketType
+from easytier_host.packet import (
+    MAX_FORWARD_COUNTER,
+    PAYLOAD_LENGTH,
+    PEER_HEAD,
+    PEER_HEADER,
+    PEER_HEADER_SIZE,
+    Flag,
+    PacketType,
+)
 from easytier_host.peer_conn import PeerConn, transmit
 from easytier_host.peers import PeerMap
 from easytier_host.tunnel.base import Tunnel
@@ -41,6 +51,11 @@ _PONG: Final = int(PacketType.PONG)
 _HANDSHAKE: Final = int(PacketType.HANDSHAKE)
 _PINGS: Final = (int(PacketType.PING), _PONG)
 _IP_VERSIONS: Final = (4, 6)
+_SORT: Final = struct.Struct("<IIBB")
+_sort_of: Final = itemgetter(slice(_SORT.size))
+"""Source, target, type and flags of a frame: those that agree in them are handled in one go, in their order.  Not the bytes
+behind them: the counter depends on the way that each came, and stock leaves garbage in the reserved one."""
+_COUNTER: Final = 10
 _RPC: Final = (int(PacketType.RPC_REQ), int(PacketType.RPC_RESP))
 _DATA_TYPES: Final = frozenset(
     {
@@ -76,6 +91,7 @@ class Outbound:
         *,
         mtu: int,
         latency_first: bool,
+        split: Callable[[bytes, int], list[bytes]] = offload.split,
     ) -> None:
         self.lookup: Lookup | None = None
         self.next_hops: dict[int, int] = {}
@@ -88,6 +104,7 @@ class Outbound:
         self._cipher = cipher
         self._compressor = compressor
         self._mtu = mtu
+        self._split = split
         self._data_flags = _LATENCY_FIRST if latency_first else 0
 
     def send_device_frames(self, frames: Sequence[bytes], more_flags: int = 0) -> Tunnel | None:
@@ -95,7 +112,7 @@ class Outbound:
         tunnel if there is one, to be waited for."""
         metrics = self._metrics
         batches: dict[tuple[int, int], list[bytes]] = {}
-        lookup = self.lookup
+        lookup, split = self.lookup, self._split
         for frame in frames:
             first = frame[VNET_HEADER_SIZE] if len(frame) > VNET_HEADER_SIZE else 0
             if first >> 4 == 4:
@@ -136,27 +153,38 @@ class Outbound:
         if conn is None:
             self._metrics.dropped_no_route += len(payloads)
             return None
-        peer_id, cipher, compressor = self._peer_id, self._cipher, self._compressor
-        pack = PEER_HEADER.pack
-        plain_flags = flags | self._data_flags | (_ENCRYPTED if cipher is not None else 0)
-        frames = []
-        header, header_length = b"", -1
-        for payload in payloads:
-            length = len(payload)
-            packed = compressor.compress(payload) if compressor is not None else None
-            if packed is not None:
-                body = packed if cipher is None else cipher.seal(packed)
-                frames.append(pack(peer_id, target, packet_type, plain_flags | _COMPRESSED, 1, 0, length) + body)
-                continue
-            if length != header_length:
-                header, header_length = pack(peer_id, target, packet_type, plain_flags, 1, 0, length), length
-            frames.append(header + (payload if cipher is None else cipher.seal(payload)))
+        flags |= self._data_flags | (_ENCRYPTED if self._cipher is not None else 0)
+        head = PEER_HEAD.pack(self._peer_id, target, packet_type, flags, 1, 0)
+        if self._compressor is None:
+            frames = self._frames(head, payloads)
+        else:
+            packed_head = PEER_HEAD.pack(self._peer_id, target, packet_type, flags | _COMPRESSED, 1, 0)
+            frames = self._compressed_frames(self._compressor, head, packed_head, payloads)
         return transmit(conn, frames, self._metrics)
 
     @property
     def sealing_overhead(self) -> int:
         """Bytes that sealing adds to a payload."""
         return 0 if self._cipher is None else self._cipher.overhead
+
+    def _frames(self, head: bytes, payloads: Sequence[bytes]) -> list[bytes]:
+        if self._cipher is not None:
+            return self._cipher.seal_frames(head, payloads)
+        length = PAYLOAD_LENGTH.pack
+        return [b"".join((head, length(len(payload)), payload)) for payload in payloads]
+
+    def _compressed_frames(
+        self, compressor: Compressor, head: bytes, packed_head: bytes, payloads: Sequence[bytes]
+    ) -> list[bytes]:
+        frames = []
+        for payload in payloads:
+            packed = compressor.compress(payload)
+            if packed is None:
+                frames += self._frames(head, [payload])
+            else:
+                body = packed if self._cipher is None else self._cipher.seal(packed)
+                frames.append(b"".join((packed_head, PAYLOAD_LENGTH.pack(len(payload)), body)))
+        return frames
 
     def send_rpc(self, target: int, packet_type: PacketType, payloads: list[bytes]) -> None:
         """Send RPC packets: sealed to peers of the network, in clear to relays of others (control plane 4.4)."""
@@ -195,7 +223,6 @@ class Inbound:
         *,
         deliver: Callable[[list[bytes]], None],
         rpc: Callable[[int, int, bytes, float], None],
-        flows: FlowGate,
         disable_relay_data: bool,
     ) -> None:
         self.handlers: dict[int, PacketHandler] = {}
@@ -212,52 +239,39 @@ class Inbound:
         self._clock = clock
         self._deliver = deliver
         self._rpc = rpc
-        self._flows = flows
         self._disable_relay_data = disable_relay_data
 
     def receive(self, conn: PeerConn, frames: list[bytes]) -> None:
         """Sort one batch of frames and hand each on; never raises."""
-        metrics = self._metrics
-        unpack, me = PEER_HEADER.unpack_from, self._peer_id
+        metrics, me = self._metrics, self._peer_id
+        sorts: dict[bytes, list[bytes]] = {}
+        for sort, run in groupby(frames, _sort_of):
+            sorts.setdefault(sort, []).extend(run)
         packets: list[bytes] = []
         arrivals: list[Arrival] = []
-        # A packet whose `mask`ed flags are `straight` goes to the device without further ado.
-        mask, straight = (_NOT_SEND_TO_TUN, 0) if self.subnet is None else (_NOT_SEND_TO_TUN | _NO_PROXY, _NO_PROXY)
-        relayed: dict[int, list[bytes]] = {}
         handled: dict[tuple[int, int], list[bytes]] = {}
-        size = 0
-        for frame in frames:
-            size += len(frame)
-            source, target, packet_type, flags, counter, _, length = unpack(frame)
+        relayed: dict[int, list[bytes]] = {}
+        for sort, batch in sorts.items():
+            source, target, packet_type, flags = _SORT.unpack(sort)
             if packet_type == _DATA and target == me:
-                opened = self._open(frame[PEER_HEADER_SIZE:], flags, length)
-                if opened is None:
-                    continue
-                if not opened or opened[0] >> 4 not in _IP_VERSIONS:
-                    metrics.dropped_malformed += 1
-                elif flags & mask == straight:
-                    packets.append(opened)
-                elif self.subnet is None or flags & _NO_PROXY:
-                    metrics.dropped_unhandled += 1
-                else:
-                    arrivals.append((opened, source, flags))
+                self._sort_packets(self._open(batch, flags), source, flags, packets, arrivals)
             elif packet_type in _PINGS:
-                self._take_ping(conn, packet_type, frame)
+                for frame in batch:
+                    self._take_ping(conn, packet_type, frame)
             elif packet_type == _HANDSHAKE:
-                self._take_hello(conn)
+                for _ in batch:
+                    self._take_hello(conn)
             elif target != me:
-                self._relay(frame, target, packet_type, flags, counter, relayed)
+                self._relay(batch, target, packet_type, flags, relayed)
             elif packet_type in _RPC:
-                opened = self._open(frame[PEER_HEADER_SIZE:], flags, length)
-                if opened is not None:
+                for opened in self._open(batch, flags):
                     metrics.control_frames += 1
                     self._rpc(source, packet_type, opened, self._clock())
             elif packet_type in self.handlers:
-                opened = self._open(frame[PEER_HEADER_SIZE:], flags, length)
-                if opened is not None:
-                    handled.setdefault((packet_type, source), []).append(opened)
+                handled.setdefault((packet_type, source), []).extend(self._open(batch, flags))
             else:
-                metrics.dropped_unhandled += 1
+                metrics.dropped_unhandled += len(batch)
+        size = sum(map(len, frames))
         conn.received_frames += len(frames)
         conn.received_bytes += size
         metrics.received_frames += len(frames)
@@ -265,11 +279,11 @@ class Inbound:
         if arrivals and self.subnet is not None:
             packets += self.subnet(arrivals)
         if packets:
-            self._flows.watch_inbound(packets)
             self._deliver(packets)
         for (packet_type, source), payloads in handled.items():
-            metrics.plugin_frames += len(payloads)
-            self.handlers[packet_type](source, payloads)
+            if payloads:
+                metrics.plugin_frames += len(payloads)
+                self.handlers[packet_type](source, payloads)
         for neighbour, batch in relayed.items():
             # A handler above may have closed the connection that was found for them.
             best = self._peers.best.get(neighbour)
@@ -279,20 +293,45 @@ class Inbound:
             metrics.relayed_frames += len(batch)
             transmit(best, batch, metrics)
 
-    def _open(self, payload: bytes, flags: int, length: int) -> bytes | None:
+    def _sort_packets(
+        self, opened: Sequence[bytes], source: int, flags: int, packets: list[bytes], arrivals: list[Arrival]
+    ) -> None:
+        """Put IP packets with those for the device, or with those that may be for a subnet behind this node."""
+        whole = [packet for packet in opened if packet and packet[0] >> 4 in _IP_VERSIONS]
+        self._metrics.dropped_malformed += len(opened) - len(whole)
+        if self.subnet is not None and not flags & _NO_PROXY:
+            arrivals += [(packet, source, flags) for packet in whole]
+        elif flags & _NOT_SEND_TO_TUN:
+            self._metrics.dropped_unhandled += len(whole)
+        else:
+            packets += whole
+
+    def _open(self, frames: list[bytes], flags: int) -> Sequence[bytes]:
+        """The plain payloads of frames with these flags; those that cannot be had are counted."""
         # Clear payloads are taken even where encryption is on: stock nodes up to 2.4 send some of theirs so (control plane
         # 4.4).
-        try:
-            if flags & _ENCRYPTED:
-                if self._cipher is None:
-                    raise OpenError("encryption is off at this node")
-                payload = self._cipher.open(payload)
-            if flags & _COMPRESSED:
-                payload = self._decompress(payload, length)
-        except (OpenError, CompressError):
-            self._metrics.dropped_unsealed += 1
+        opened: Sequence[bytes | None]
+        if not flags & _ENCRYPTED:
+            opened = [frame[PEER_HEADER_SIZE:] for frame in frames]
+        elif self._cipher is not None:
+            opened = self._cipher.open_frames(frames)
+        else:
+            # Encryption is off at this node.
+            opened = [None] * len(frames)
+        if flags & _COMPRESSED:
+            opened = [self._decompressed(frame, payload) for frame, payload in zip(frames, opened, strict=True)]
+        plain = [payload for payload in opened if payload is not None]
+        self._metrics.dropped_unsealed += len(opened) - len(plain)
+        return plain
+
+    def _decompressed(self, frame: bytes, packed: bytes | None) -> bytes | None:
+        if packed is None:
             return None
-        return payload
+        (length,) = PAYLOAD_LENGTH.unpack_from(frame, PEER_HEAD.size)
+        try:
+            return self._decompress(packed, length)
+        except CompressError:
+            return None
 
     def _take_ping(self, conn: PeerConn, packet_type: int, frame: bytes) -> None:
         self._metrics.control_frames += 1
@@ -312,26 +351,26 @@ class Inbound:
         self._metrics.control_frames += 1
         transmit(conn, [answer], self._metrics)
 
-    def _relay(
-        self, frame: bytes, target: int, packet_type: int, flags: int, counter: int, relayed: dict[int, list[bytes]]
-    ) -> None:
-        """Queue a frame of others for its next hop, by the rules of control plane 2.3."""
+    def _relay(self, frames: list[bytes], target: int, packet_type: int, flags: int, relayed: dict[int, list[bytes]]) -> None:
+        """Queue frames of others for their next hop, by the rules of control plane 2.3."""
+        metrics = self._metrics
         if target == 0:
-            self._metrics.dropped_unhandled += 1
+            metrics.dropped_unhandled += len(frames)
             return
         if packet_type == PacketType.FOREIGN_NETWORK:
             # A malformed one would end a stock daemon, and only relays of other networks have a use for any.
-            self._metrics.dropped_malformed += 1
+            metrics.dropped_malformed += len(frames)
             return
-        if counter > MAX_FORWARD_COUNTER or (self._disable_relay_data and packet_type in _DATA_TYPES):
-            self._metrics.dropped_relay += 1
+        if self._disable_relay_data and packet_type in _DATA_TYPES:
+            metrics.dropped_relay += len(frames)
             return
-        by_latency = flags & _LATENCY_FIRST and counter <= 2
-        if flags & _LATENCY_FIRST and not by_latency:
-            flags &= ~_LATENCY_FIRST
-        table = self.next_hops_by_latency if by_latency else self.next_hops_by_hops
-        neighbour = target if target in self._peers.best else table.get(target, 0)
-        if neighbour not in self._peers.best:
-            self._metrics.dropped_relay += 1
-            return
-        relayed.setdefault(neighbour, []).append(frame[:9] + bytes((flags, counter + 1)) + frame[11:])
+        for frame in frames:
+            counter = frame[_COUNTER]
+            by_latency = bool(flags & _LATENCY_FIRST) and counter <= 2
+            table = self.next_hops_by_latency if by_latency else self.next_hops_by_hops
+            neighbour = target if target in self._peers.best else table.get(target, 0)
+            if counter > MAX_FORWARD_COUNTER or neighbour not in self._peers.best:
+                metrics.dropped_relay += 1
+                continue
+            kept = flags if by_latency else flags & ~_LATENCY_FIRST
+            relayed.setdefault(neighbour, []).append(frame[:9] + bytes((kept, counter + 1)) + frame[11:])

@@ -139,12 +139,12 @@ class FlowGate:
         self.publish()
         return passed
 
-    def watch_inbound(self, packets: Sequence[bytes]) -> None:
-        """Watch packets that a peer sent to this node."""
+    def watch_inbound(self, packets: Sequence[bytes], offset: int = 0) -> None:
+        """Watch packets or super-packets that a peer sent to this node; each begins at `offset` of its item."""
         now, wall_now = self._clock(), self._wall_clock()
         look = self.table.look
         for packet in packets:
-            flow = look(packet, 0, now, wall_now, "inbound")
+            flow = look(packet, offset, now, wall_now, "inbound")
             if flow is not None:
                 flow.peer = self.peer_for(flow.key.source_ip)
                 self._settle(flow, Selection(TCP, "came as plain TCP", "peer"))

@@ -32,6 +32,7 @@ from easytier_hooks.types import IPAddress, PeerCapabilities, PeerInfo
 from easytier_host import echo
 from easytier_host import tunnel as tunnels
 from easytier_host.admission import Admission
+from easytier_host.batch import choose_batch
 from easytier_host.claims import Claims
 from easytier_host.compress import Compressor
 from easytier_host.config.model import Config, default_plugins
@@ -51,7 +52,7 @@ from easytier_host.handshake import Identity
 from easytier_host.links import DeviceLink
 from easytier_host.metrics import Metrics
 from easytier_host.next_hop import NextHops
-from easytier_host.nic.base import Nic, NicError
+from easytier_host.nic.base import VNET_HEADER_SIZE, Nic, NicError
 from easytier_host.pb import common_pb2
 from easytier_host.peer_center import PeerCenter
 from easytier_host.peer_conn import PeerConn
@@ -328,8 +329,9 @@ class Node:
 
     async def _start(self, plugins: PluginManager) -> None:
         config, flags = self.config, self.config.flags
+        batch = choose_batch()
         cipher = (
-            make_cipher(flags.encryption_algorithm, config.network_secret, secrets.token_bytes)
+            make_cipher(flags.encryption_algorithm, config.network_secret, secrets.token_bytes, batch.aead)
             if flags.enable_encryption
             else None
         )
@@ -345,6 +347,7 @@ class Node:
             Compressor() if flags.data_compress_algo == common_pb2.CompressionZstd else None,
             mtu=mtu,
             latency_first=flags.latency_first,
+            split=batch.split,
         )
         self.gate = FlowGate(
             FlowTable(),
@@ -357,7 +360,7 @@ class Node:
             is_own=self.has_address,
         )
         self.targets = Targets(self.gate, self.metrics, self.dial_target, self._program)
-        self.overlay = OverlayLink(self.outbound, Claims(self.gate.table), self.metrics, mtu)
+        self.overlay = OverlayLink(self.outbound, Claims(self.gate.table), self.metrics, mtu, batch)
         self._rpc = PeerRpc(self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, secrets.randbits(62))
         self.inbound = Inbound(
             self.peer_id,
@@ -367,7 +370,6 @@ class Node:
             self._clock,
             deliver=self._deliver,
             rpc=self._rpc.receive,
-            flows=self.gate,
             disable_relay_data=flags.disable_relay_data,
         )
         state = LinkState(self.peer_id, own_record(config, capabilities), partial(secrets.randbits, 64), self._clock())
@@ -401,7 +403,7 @@ class Node:
             from easytier_host.nic.tun import open_tun
 
             addresses = [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
-            self.nic = await open_tun(flags.dev_name, mtu, addresses)
+            self.nic = await open_tun(flags.dev_name, mtu, addresses, coalesce=batch.coalesce)
         if self.nic is not None:
             self.gate.device = DeviceLink(self.nic, self.gate.claims)
         services = partial(PluginServices, self)
@@ -510,8 +512,12 @@ class Node:
         """The way in: opened IP packets from peers."""
         if self.nic is not None:
             self.metrics.delivered_packets += len(packets)
-            self.nic.write_packets(packets)
+            # Joined first, so that flows are looked up once for each super-packet.
+            frames = self.nic.join(packets)
+            self.gate.watch_inbound(frames, VNET_HEADER_SIZE)
+            self.nic.write_frames(frames)
             return
+        self.gate.watch_inbound(packets)
         others = self._entrances.take(packets)
         self.metrics.delivered_packets += len(packets) - len(others)
         for packet in others:

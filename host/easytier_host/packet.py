@@ -23,6 +23,9 @@ from typing import Final, NamedTuple
 # Wire constants: stock decides.
 PEER_HEADER: Final = struct.Struct("<IIBBBBI")
 PEER_HEADER_SIZE: Final = 16
+PEER_HEAD: Final = struct.Struct("<IIBBBB")
+"""The peer header without its length: what the frames of one batch have in common."""
+PAYLOAD_LENGTH: Final = struct.Struct("<I")
 MAX_FORWARD_COUNTER: Final = 7
 MAX_FRAME_SIZE: Final = 2000
 """Largest frame that every stock version accepts, in bytes (control plane 1.2)."""

@@ -45,7 +45,7 @@ async def carry(source: TunNic, target: TunNic, corrupt_every: int) -> None:
                 long_packets += 1
                 if long_packets % corrupt_every == 0:
                     packets[index] = packet[:-9] + bytes([packet[-9] ^ 4]) + packet[-8:]
-        target.write_packets(packets)
+        target.write_frames(target.join(packets))
 
 
 async def pump(corrupt_every: int) -> None:
@@ -144,7 +144,7 @@ class TestDevice:
             assert home.links() == []
             with pytest.raises(NicError, match="closed"):
                 nic.read_batch()
-            nic.write_packets([b"\x45" + bytes(39)])
+            nic.write_frames(nic.join([b"\x45" + bytes(39)]))
             assert nic.dropped_packets == 1
 
         inside(home, job)
@@ -227,7 +227,7 @@ class TestDevice:
                 await anyio.to_thread.run_sync(lambda: home.run("ip", "link", "del", "et0"))
             with pytest.raises(NicError, match="gone"):
                 await nic.replace_routes({ip_network("10.1.0.0/16")})
-            nic.write_packets([b"\x45" + bytes(39)])
+            nic.write_frames(nic.join([b"\x45" + bytes(39)]))
             assert nic.dropped_packets == 1
             nic.close()
 
@@ -251,7 +251,7 @@ class TestDevice:
     def test_what_is_not_ip_is_dropped_and_counted(self, topology: Topology) -> None:
         async def job() -> None:
             nic = await open_tun("et0", 1360, [ip_interface("10.98.0.1/24")])
-            nic.write_packets([b"", b"x", bytes(40), b"\xff" * 40])
+            nic.write_frames(nic.join([b"", b"x", bytes(40), b"\xff" * 40]))
             nic.write_frames([b"", bytes(9), bytes(10), b"\0\x07" + bytes(8) + b"\x45" + bytes(39)])
             assert nic.dropped_packets == 8
             nic.close()

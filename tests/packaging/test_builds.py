@@ -73,7 +73,7 @@ def test_a_wheel_without_the_native_module_is_for_every_platform(
     names = contents(wheel)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
-    assert "easytier_kcp_plugin/_native.pyi" in names
+    assert {"easytier_kcp_plugin/_native.pyi", "easytier_host/_native.pyi"} <= names
     assert not [name for name in names if name.endswith((".so", ".rs"))]
 
 
@@ -99,17 +99,21 @@ def test_a_wheel_with_the_native_module_serves_every_newer_python(source: Path, 
     assert done.returncode == 0, done.stderr
     [wheel] = (tmp_path / "wheels").iterdir()
     assert "-cp311-abi3-" in wheel.name
-    assert "easytier_kcp_plugin/_native.abi3.so" in contents(wheel)
+    assert {"easytier_kcp_plugin/_native.abi3.so", "easytier_host/_native.abi3.so"} <= contents(wheel)
 
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    program = "import easytier_kcp_plugin._native as native; print(native.__file__); native.Stack(mtu=1380, seed=1)"
+    program = (
+        "import easytier_kcp_plugin._native as stack, easytier_host._native as host; print(stack.__file__, host.__file__);"
+        "stack.Stack(mtu=1380, seed=1); host.Aead('aes-gcm', bytes(16))"
+    )
     isolated = subprocess.run(
         [sys.executable, "-c", program], cwd=site, capture_output=True, text=True, timeout=30, check=False
     )
     assert isolated.returncode == 0, isolated.stderr
-    assert isolated.stdout.strip() == str(site / "easytier_kcp_plugin" / "_native.abi3.so")
+    modules = (site / package / "_native.abi3.so" for package in ("easytier_kcp_plugin", "easytier_host"))
+    assert isolated.stdout.split() == list(map(str, modules))
 
 
 def test_the_source_distribution_has_what_the_native_module_is_built_from(source: Path, tmp_path: Path) -> None:
@@ -118,6 +122,9 @@ def test_the_source_distribution_has_what_the_native_module_is_built_from(source
     [path] = (tmp_path / "sdist").iterdir()
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    rust = {str(file.relative_to(PROJECT)) for file in (PROJECT / "native" / "src").rglob("*.rs")}
-    assert rust | {"native/Cargo.toml", "native/Cargo.lock", "setup.py", "easytier_kcp_plugin/_native.pyi"} <= names
+    native = PROJECT / "native"
+    rust = {str(file.relative_to(PROJECT)) for part in ("src", "host", "wire") for file in (native / part).rglob("*.rs")}
+    manifests = {f"native/{name}" for name in ("Cargo.toml", "Cargo.lock", "host/Cargo.toml", "wire/Cargo.toml")}
+    stubs = {"easytier_kcp_plugin/_native.pyi", "host/easytier_host/_native.pyi"}
+    assert rust | manifests | stubs | {"setup.py"} <= names
     assert not [name for name in names if name.startswith("native/target") or name.endswith(".so")]

@@ -41,16 +41,18 @@ class Nic(ABC):
         """All device frames that are ready, at most 64, empty if none; raises `NicError` if the device is gone."""
 
     @abstractmethod
-    def write_packets(self, packets: Sequence[bytes]) -> None:
-        """Deliver whole IP packets with finished checksums; segments of one TCP flow may be joined to super-packets.
+    def join(self, packets: Sequence[bytes]) -> list[bytes]:
+        """Device frames for whole IP packets with finished checksums; segments of one TCP flow may be joined to super-packets.
 
-        The order within each flow is kept.  What the device does not take is dropped and counted in `dropped_packets`; anything
-        that is not IP likewise.
+        The order within each flow is kept.
         """
 
     @abstractmethod
     def write_frames(self, frames: Sequence[bytes]) -> None:
-        """Deliver device frames as they are (a virtio header and one packet each); drops as `write_packets`."""
+        """Deliver device frames as they are.
+
+        What the device does not take is dropped and counted in `dropped_packets`; anything that is not IP likewise.
+        """
 
     async def replace_routes(self, cidrs: Collection[IPv4Network | IPv6Network]) -> None:  # noqa: B027 - right for most devices
         """Make exactly these networks lead into the device; raises `NicError`.  A device outside the kernel has no routes."""

@@ -64,8 +64,8 @@ class MemoryNic(Nic):
             raise NicError(f"network device {self.name} is closed")
         return [self._incoming.popleft() for _ in range(min(BATCH_FRAMES, len(self._incoming)))]
 
-    def write_packets(self, packets: Sequence[bytes]) -> None:
-        self.write_frames([PLAIN_VNET_HEADER + packet for packet in packets])
+    def join(self, packets: Sequence[bytes]) -> list[bytes]:
+        return [PLAIN_VNET_HEADER + packet for packet in packets]
 
     def write_frames(self, frames: Sequence[bytes]) -> None:
         whole = [frame for frame in frames if not self._closed and _holds_ip(frame)]

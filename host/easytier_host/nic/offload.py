@@ -1,13 +1,14 @@
 """Super-packets to packets (`split`) and back (`coalesce`): the work that a network card does in hardware.
 
-Pure functions, no I/O and no state; they run for every packet of the node.  The device reader calls `split`, the device writer
-`coalesce`.  Device frames are described in `base`; headers in RFC 791 (IPv4), 8200 (IPv6), 9293 (TCP) and 768 (UDP).
+Pure functions, no I/O and no state; they run for every packet of a node that has not the native module, which does the same
+(`batch.py`).  The device reader calls `split`, the device writer `coalesce`.  Device frames are described in `base`; headers in
+RFC 791 (IPv4), 8200 (IPv6), 9293 (TCP) and 768 (UDP).
 
 All checksums are ones'-complement sums (RFC 1071): the data, read as one big-endian number, modulo 65535.  A Python integer
 takes the whole payload at once, and folding it to a few hundred bits first is cheaper than dividing all of it (1.8 us against
 2.8 us for 1328 bytes).
 
-`coalesce` does not touch payload bytes.  Each segment's own checksum says what its payload must sum to, and from these follows
+`coalesce` sums no payload bytes.  Each segment's own checksum says what its payload must sum to, and from these follows
 the checksum that the joined packet must have.  It is written complete, without NEEDS_CSUM, so that the kernel verifies it, at
 0.05 us a segment where Python takes 1.8 us.  A corrupt segment spoils the joined packet, which the kernel drops as it would
 drop the segment alone.  This holds for packets that end at this host.  A packet that the kernel forwards is not verified but
@@ -46,7 +47,7 @@ _MAX_PACKET: Final = 65_535
 PLAIN_VNET_HEADER: Final = bytes(VNET_HEADER_SIZE)
 """Before a packet that is finished: no checksum to complete, nothing to segment."""
 MAX_JOINED_SEGMENTS: Final = 64
-"""Far below the kernel's limit of 1024 buffers a write; 65535 bytes are 48 segments of the usual size."""
+"""65535 bytes are 48 segments of the usual size."""
 _FOLDS: Final = tuple((bits, (1 << bits) - 1) for bits in (5632, 2816, 1408, 704))
 """Halves of 1408 bytes and so on: whole payloads of common MTUs fold evenly, others still fold rightly."""
 
@@ -200,8 +201,8 @@ def _segment(packet: bytes, transport: int, header_size: int, size: int, pseudo:
     return packets
 
 
-def coalesce(packets: Sequence[bytes], own: Container[bytes]) -> list[list[bytes]]:
-    """Device frames for `packets`, each as a list of buffers for `os.writev`: a virtio header first, then what follows.
+def coalesce(packets: Sequence[bytes], own: Container[bytes]) -> list[bytes]:
+    """Device frames for `packets`.
 
     Runs of TCP segments to `own` addresses (packed, 4 or 16 bytes) become one super-packet each; flows may be interleaved.
     Joined are segments with data that follow each other without a gap and agree in addresses, ports, acknowledgement, window,
@@ -259,7 +260,7 @@ def coalesce(packets: Sequence[bytes], own: Container[bytes]) -> list[list[bytes
                 open_runs[flow] = run
         else:
             frames.append(packet)
-    return [[PLAIN_VNET_HEADER, frame] if isinstance(frame, bytes) else frame.join() for frame in frames]
+    return [PLAIN_VNET_HEADER + frame if isinstance(frame, bytes) else frame.join() for frame in frames]
 
 
 class _Run:
@@ -285,13 +286,13 @@ class _Run:
         self.options = packet[transport + 18 : header_size]
         self.sum: int = len(packet) + sequence + offset_flags + checksum
 
-    def join(self) -> list[bytes]:
+    def join(self) -> bytes:
         """The device frame: headers, then each payload."""
         packets = self.packets
         count = len(packets)
         first = packets[0]
         if count == 1:
-            return [PLAIN_VNET_HEADER, first]
+            return PLAIN_VNET_HEADER + first
         header_size, transport = self.header_size, self.transport
         size = header_size + (count - 1) * self.payload_size + len(packets[-1]) - header_size
         offset_flags = self.offset_flags | packets[-1][transport + 13] & _FIN_PSH
@@ -311,4 +312,4 @@ class _Run:
         _UINT16.pack_into(header, transport + 16, checksum)
         gso_type = GSO_TCPV4 if transport == 20 else GSO_TCPV6
         vnet_header = VNET_HEADER.pack(0, gso_type, header_size, self.payload_size, 0, 0)
-        return [vnet_header + header, *[packet[header_size:] for packet in packets]]
+        return b"".join([vnet_header, header, *[packet[header_size:] for packet in packets]])

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -19,10 +19,10 @@ from typing import Any, Final
 import anyio
 import anyio.to_thread
 
-from easytier_host.nic import netlink
+from easytier_host.nic import netlink, offload
 from easytier_host.nic.base import VNET_HEADER_SIZE, Nic, NicError
 from easytier_host.nic.netlink import Interface, Network
-from easytier_host.nic.offload import PLAIN_VNET_HEADER, coalesce, split
+from easytier_host.nic.offload import PLAIN_VNET_HEADER, VNET_HEADER, split
 
 # Fixed by Linux.
 _IFF_TUN: Final = 0x0001
@@ -51,8 +51,18 @@ QUEUE_LENGTH: Final = 500
 
 logger = logging.getLogger("easytier.nic")
 
+Coalesce = Callable[[Sequence[bytes], Container[bytes]], list[bytes]]
+"""`offload.coalesce`, or what does the same."""
 
-async def open_tun(name: str, mtu: int, addresses: Iterable[Interface], *, queue_length: int = QUEUE_LENGTH) -> TunNic:
+
+async def open_tun(
+    name: str,
+    mtu: int,
+    addresses: Iterable[Interface],
+    *,
+    queue_length: int = QUEUE_LENGTH,
+    coalesce: Coalesce = offload.coalesce,
+) -> TunNic:
     """Make a TUN device, give it its addresses and bring it up.
 
     `name` may be empty or hold `%d`, then the kernel numbers it.  `mtu` in bytes.  NicError, with what to do about it, if the
@@ -69,18 +79,27 @@ async def open_tun(name: str, mtu: int, addresses: Iterable[Interface], *, queue
     except BaseException:
         device.close()
         raise
-    return TunNic(device, actual, mtu, index, own)
+    return TunNic(device, actual, mtu, index, own, coalesce)
 
 
 class TunNic(Nic):
     """An open TUN device.  One task reads, one writes; made by `open_tun`."""
 
-    def __init__(self, device: Any, name: str, mtu: int, index: int, addresses: Iterable[Interface]) -> None:
+    def __init__(
+        self,
+        device: Any,
+        name: str,
+        mtu: int,
+        index: int,
+        addresses: Iterable[Interface],
+        coalesce: Coalesce = offload.coalesce,
+    ) -> None:
         self.name = name
         self.mtu = mtu
         self._device = device
         self._fd: int = device.fileno()
         self._own = frozenset(address.packed for address in addresses)
+        self._coalesce = coalesce
         self._routes = netlink.Routes(name, index)
         self._routes_lock = anyio.Lock()
         self._dropped = 0
@@ -119,25 +138,19 @@ class TunNic(Nic):
                 raise NicError(f"network device {self.name} is gone: {error.strerror}") from error
         return frames
 
-    def write_packets(self, packets: Sequence[bytes]) -> None:
-        for buffers in coalesce(packets, self._own):
-            try:
-                os.writev(self._fd, buffers)
-            except OSError as error:
-                if error.errno == errno.EINVAL and len(buffers) > 2:
-                    self._write_apart(buffers)
-                else:
-                    self._dropped += len(buffers) - 1
+    def join(self, packets: Sequence[bytes]) -> list[bytes]:
+        return self._coalesce(packets, self._own)
 
     def write_frames(self, frames: Sequence[bytes]) -> None:
         for frame in frames:
             try:
                 os.write(self._fd, frame)
             except OSError as error:
-                if error.errno == errno.EINVAL and _is_joined(frame):
-                    self._write_apart([frame])
+                count = _packets_in(frame)
+                if error.errno == errno.EINVAL and count > 1:
+                    self._write_apart(frame, count)
                 else:
-                    self._dropped += 1
+                    self._dropped += count
 
     @property
     def dropped_packets(self) -> int:
@@ -155,23 +168,27 @@ class TunNic(Nic):
         if self._fd < 0:
             raise NicError(f"network device {self.name} is closed")
 
-    def _write_apart(self, buffers: list[bytes]) -> None:
+    def _write_apart(self, frame: bytes, count: int) -> None:
         """Deliver a super-packet in pieces: this kernel does not take one whose checksum is complete.  No more are joined."""
         if not self._warned:
             self._warned = True
             logger.warning("%s: the kernel does not take joined packets; writing them one by one", self.name)
         self._own = frozenset()
         try:
-            packets = split(b"".join(buffers), self.mtu)
+            packets = split(frame, self.mtu)
         except ValueError:
-            self._dropped += max(1, len(buffers) - 1)
+            self._dropped += count
             return
         self.write_frames([PLAIN_VNET_HEADER + packet for packet in packets])
 
 
-def _is_joined(frame: bytes) -> bool:
-    """Whether a device frame holds several segments; see `base` for the layout."""
-    return len(frame) > VNET_HEADER_SIZE and frame[1] != 0
+def _packets_in(frame: bytes) -> int:
+    """How many packets a device frame stands for; see `base` for the layout."""
+    if len(frame) <= VNET_HEADER_SIZE:
+        return 1
+    _, gso_type, header_size, segment_size, _, _ = VNET_HEADER.unpack_from(frame)
+    payload_size = len(frame) - VNET_HEADER_SIZE - header_size
+    return max(1, -(-payload_size // segment_size)) if gso_type and segment_size else 1
 
 
 def _open_device(name: str) -> Any:
@@ -202,11 +219,11 @@ def _open_failure(name: str, error: OSError) -> str:
 
 
 def _enable_offload(name: str, fd: int) -> None:
-    for offload in _OFFLOADS:
+    for flags in _OFFLOADS:
         try:
-            fcntl.ioctl(fd, _TUNSETOFFLOAD, offload)
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, flags)
         except OSError:
             continue
-        logger.debug("%s: segmentation and checksum offload %#x", name, offload)
+        logger.debug("%s: segmentation and checksum offload %#x", name, flags)
         return
     logger.info("%s: the kernel offers no segmentation offload; large transfers cost more CPU", name)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from easytier_hooks.loading import installed_plugins
+from easytier_host.batch import IN_PYTHON, choose_batch
 from easytier_host.crypto import NONCE_SIZE, TAG_SIZE
 from easytier_host.packet import PEER_HEADER_SIZE
 from easytier_host.pb import portal_own_pb2
@@ -93,7 +94,13 @@ def _stack(node: Node) -> Iterator[Finding]:
 
 
 def _native() -> Iterator[Finding]:
-    """Whether the compiled part of the user-space stack is there, for which its plugin's package has one name."""
+    """Whether the compiled parts are there: the host's own, and that of the user-space stack, in its plugin's package."""
+    advice = "to have it, install cargo 1.91 or newer and then the package again, with pip's --no-cache-dir"
+    if choose_batch() is not IN_PYTHON:
+        yield _ok("packets", "sealed, cut and joined by compiled code")
+    else:
+        text = "sealed, cut and joined in Python, which takes several times as long: the compiled part is missing"
+        yield Finding(status="warn", subject="packets", text=text, advice=advice)
     for entry in installed_plugins():
         if entry.name == SMOLTCP:
             if find_spec(f"{entry.value.partition('.')[0]}._native") is not None:
@@ -101,7 +108,6 @@ def _native() -> Iterator[Finding]:
             else:
                 # No fault of a node that runs: one that was told to use it does not start.
                 text = "the compiled part of the user-space TCP stack is missing: --use-smoltcp cannot work"
-                advice = "to have it, install cargo 1.91 or newer and then the package again, with pip's --no-cache-dir"
                 yield Finding(status="warn", subject="native", text=text, advice=advice)
 
 

@@ -7,10 +7,10 @@ from typing import Final
 
 from easytier_hooks.services import FrameHandler
 from easytier_hooks.types import FlowKey
+from easytier_host.batch import Batch
 from easytier_host.claims import Claims
 from easytier_host.datapath import Outbound
 from easytier_host.metrics import Metrics
-from easytier_host.nic.offload import coalesce, split
 from easytier_host.packet import Flag
 
 _NO_PROXY: Final = int(Flag.NO_PROXY)
@@ -22,11 +22,12 @@ class OverlayLink:
     What is written carries NO_PROXY, so that no peer takes an answer for something to proxy.
     """
 
-    def __init__(self, outbound: Outbound, claims: Claims, metrics: Metrics, mtu: int) -> None:
+    def __init__(self, outbound: Outbound, claims: Claims, metrics: Metrics, mtu: int, batch: Batch) -> None:
         self._outbound = outbound
         self._claims = claims
         self._metrics = metrics
         self._mtu = mtu
+        self._batch = batch
 
     @property
     def mtu(self) -> int:
@@ -41,12 +42,12 @@ class OverlayLink:
     def take(self, packets: Sequence[bytes]) -> list[bytes]:
         """Give TCP packets of claimed flows to their stacks, segments joined where possible; returns the device frames of the
         others."""
-        return self._claims.take([b"".join(buffers) for buffers in coalesce(packets, _Everything())])
+        return self._claims.take(self._batch.coalesce(packets, _Everything()))
 
     def apart(self, frame: bytes) -> list[bytes]:
         """The packets of a device frame that `take` has returned."""
         try:
-            return split(frame, self._mtu)
+            return self._batch.split(frame, self._mtu)
         except ValueError:
             # Joined from segments with wrong checksums.
             self._metrics.dropped_subnet += 1

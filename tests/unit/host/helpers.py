@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, ip_address
 
 import anyio.lowlevel
+import pytest
 
 from easytier_hooks.manager import PluginManager
+from easytier_host.batch import IN_PYTHON, choose_batch
 from easytier_host.config.model import Config, Flags
 from easytier_host.instance import Node
 from easytier_host.nic.base import Nic
@@ -21,6 +23,12 @@ from easytier_host.tunnel import Tunnel, TunnelInfo
 ME, PEER, OTHER, FAR = 0x8000_0001, 0x8000_0002, 0x8000_0003, 0x8000_0004
 SECRET = "s3cret"
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+NATIVE = choose_batch()
+NEEDS_NATIVE = pytest.mark.skipif(NATIVE is IN_PYTHON, reason="the native module is not built: no cargo here")
+BATCHES = pytest.mark.parametrize(
+    "batch", [pytest.param(IN_PYTHON, id="python"), pytest.param(NATIVE, id="native", marks=NEEDS_NATIVE)]
+)
+"""Runs a test with the work on packets done in Python, and in Rust where that is built."""
 
 
 @dataclass

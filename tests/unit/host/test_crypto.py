@@ -21,9 +21,12 @@ from easytier_host.crypto import (
     network_digest,
     siphash_1_3,
 )
+from easytier_host.packet import PEER_HEAD, PacketType, PeerHeader
+from tests.unit.host.helpers import NATIVE, NEEDS_NATIVE
 
 AEADS = [name for name in ALGORITHMS if name != "xor"]
 NONCE = bytes(range(12))
+HEAD = PEER_HEAD.pack(1, 2, PacketType.DATA, 1, 1, 0)
 
 
 class FixedNonce:
@@ -36,7 +39,7 @@ class FixedNonce:
 def sealed_with_known_nonce(algorithm: str, secret: str, payload: bytes) -> bytes:
     cipher = make_cipher(algorithm, secret, FixedNonce())
     if isinstance(cipher, AeadCipher):
-        cipher._counter = int.from_bytes(NONCE[8:], "big")
+        cipher._nonces._next = int.from_bytes(NONCE[8:], "big")
     return cipher.seal(payload)
 
 
@@ -129,7 +132,7 @@ def test_nonces_stay_unique_across_the_wrap_of_the_counter() -> None:
     prefixes = itertools.count(1)
     cipher = make_cipher("aes-gcm", "s3cret", lambda size: next(prefixes).to_bytes(size, "big"))
     assert isinstance(cipher, AeadCipher)
-    cipher._counter = 0xFFFF_FFFF - 500
+    cipher._nonces._next = 0xFFFF_FFFF - 500
     sealed = [cipher.seal(b"x") for _ in range(1000)]
     assert len({payload[-NONCE_SIZE:] for payload in sealed}) == 1000
     assert {payload[-NONCE_SIZE:-4] for payload in sealed} == {(1).to_bytes(8, "big"), (2).to_bytes(8, "big")}
@@ -155,3 +158,55 @@ def test_xor_forgets_its_pads_before_they_become_many() -> None:
 def test_an_unknown_algorithm_is_named_in_the_error() -> None:
     with pytest.raises(ValueError, match=r"rot13.*aes-gcm"):
         make_cipher("rot13", "s3cret", secrets.token_bytes)
+
+
+@NEEDS_NATIVE
+class TestNative:
+    """Batches by the native module: the same bytes as Python's, and the same refusals."""
+
+    @pytest.mark.parametrize("algorithm", AEADS)
+    @given(payloads=st.lists(st.binary(max_size=1500), max_size=8), counter=st.integers(0, 2**32 - 8))
+    def test_both_make_the_same_frames_and_open_them(self, algorithm: str, payloads: list[bytes], counter: int) -> None:
+        in_python, native = (make_cipher(algorithm, "s3cret", FixedNonce(), aead) for aead in (None, NATIVE.aead))
+        frames = []
+        for cipher in (in_python, native):
+            assert isinstance(cipher, AeadCipher)
+            cipher._nonces._next = counter
+            frames.append(cipher.seal_frames(HEAD, payloads))
+        assert frames[0] == frames[1]
+        assert in_python.open_frames(frames[0]) == native.open_frames(frames[0]) == payloads
+        assert [PeerHeader.parse(frame).length for frame in frames[0]] == list(map(len, payloads))
+
+    @pytest.mark.parametrize("algorithm", AEADS)
+    @given(data=st.data())
+    def test_hostile_frames_are_refused_by_both(self, algorithm: str, data: st.DataObject) -> None:
+        in_python, native = (make_cipher(algorithm, "s3cret", FixedNonce(), aead) for aead in (None, NATIVE.aead))
+        good = native.seal_frames(HEAD, [b"payload" * 20])[0]
+        damaged = bytearray(good)
+        damaged[data.draw(st.integers(16, len(good) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        short = good[: data.draw(st.integers(0, len(good) - 1))]
+        long = good + data.draw(st.binary(min_size=1, max_size=30))
+        frames = [good, bytes(damaged), short, data.draw(st.binary(max_size=300)), long, good]
+        opened = [b"payload" * 20, None, None, None, None, b"payload" * 20]
+        assert native.open_frames(frames) == in_python.open_frames(frames) == opened
+
+    def test_single_payloads_and_batches_share_their_nonces(self) -> None:
+        prefixes = itertools.count(1)
+        cipher = make_cipher("aes-gcm", "s3cret", lambda size: next(prefixes).to_bytes(size, "big"), NATIVE.aead)
+        assert isinstance(cipher, AeadCipher)
+        cipher._nonces._next = 0xFFFF_FFFF - 50
+        sealed = []
+        for count in range(1, 30):
+            sealed.append(cipher.seal(b"x"))
+            sealed += cipher.seal_frames(HEAD, [b"x"] * count)
+        assert len({payload[-NONCE_SIZE:] for payload in sealed}) == len(sealed)
+
+    def test_a_misuse_is_a_value_error(self) -> None:
+        assert NATIVE.aead is not None
+        for algorithm, key in (("aes-gcm", bytes(32)), ("aes-256-gcm", bytes(16)), ("xor", bytes(16)), ("chacha20", b"")):
+            with pytest.raises(ValueError, match="algorithm"):
+                NATIVE.aead(algorithm, key)
+        aead = NATIVE.aead("aes-gcm", bytes(16))
+        for head, prefix, counter in ((HEAD[1:], bytes(8), 0), (HEAD, bytes(7), 0), (HEAD, bytes(8), 2**32 - 1)):
+            with pytest.raises(ValueError, match=r"12 bytes|8 bytes|at its end"):
+                aead.seal(head, [b"a", b"b"], prefix, counter)

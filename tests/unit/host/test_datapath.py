@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from easytier_host.batch import IN_PYTHON, Batch
 from easytier_host.compress import Compressor
 from easytier_host.crypto import Cipher, make_cipher
 from easytier_host.datapath import Inbound, Outbound
@@ -23,6 +24,7 @@ from easytier_host.peer_conn import PeerConn
 from easytier_host.peers import PeerMap
 from easytier_host.route_records import PeerRecord
 from tests.unit.host.helpers import (
+    BATCHES,
     FAR,
     ME,
     OTHER,
@@ -50,33 +52,30 @@ FROM_FRAME = (
 PACKET = tcp_segment("10.144.0.2", "10.144.0.1", data=b"payload")
 
 
-def cipher(algorithm: str = "aes-gcm", secret: str = SECRET) -> Cipher:
-    return make_cipher(algorithm, secret, secrets.token_bytes)
-
-
-class Watcher:
-    """In the place of the flow gate."""
-
-    def __init__(self) -> None:
-        self.watched: list[bytes] = []
-
-    def watch_inbound(self, packets: list[bytes]) -> None:
-        self.watched += packets
+def cipher(algorithm: str = "aes-gcm", secret: str = SECRET, batch: Batch = IN_PYTHON) -> Cipher:
+    return make_cipher(algorithm, secret, secrets.token_bytes, batch.aead)
 
 
 class Host:
     """Both loops of a node with the neighbours PEER and OTHER; FAR is behind OTHER."""
 
-    def __init__(self, *, encrypted: bool = True, compress: bool = False, latency_first: bool = False, **inbound: Any) -> None:
+    def __init__(
+        self,
+        *,
+        encrypted: bool = True,
+        compress: bool = False,
+        latency_first: bool = False,
+        batch: Batch = IN_PYTHON,
+        **inbound: Any,
+    ) -> None:
         self.metrics = Metrics()
         self.peers = PeerMap(lambda _conn: None, lambda _peer, _reason: None, self.metrics)
         self.conns = {peer_id: make_conn(peer_id) for peer_id in (PEER, OTHER)}
         for conn in self.conns.values():
             self.peers.add(conn)
-        self.cipher = cipher() if encrypted else None
+        self.cipher = cipher(batch=batch) if encrypted else None
         self.delivered: list[bytes] = []
         self.rpc: list[tuple[int, int, bytes]] = []
-        self.watcher = Watcher()
         self.outbound = Outbound(
             ME,
             self.peers,
@@ -85,6 +84,7 @@ class Host:
             Compressor() if compress else None,
             mtu=1360,
             latency_first=latency_first,
+            split=batch.split,
         )
         self.outbound.next_hops = {FAR: OTHER}
         self.inbound = Inbound(
@@ -95,7 +95,6 @@ class Host:
             FakeClock(),
             deliver=self._deliver,
             rpc=lambda source, kind, payload, _now: self.rpc.append((source, kind, payload)),
-            flows=self.watcher,  # type: ignore[arg-type]
             **({"disable_relay_data": False} | inbound),
         )
         self.inbound.next_hops_by_hops = {FAR: OTHER}
@@ -296,11 +295,11 @@ def test_rpc_is_in_clear_to_relays_of_other_networks(
 # The way in
 
 
-def test_data_for_us_is_opened_watched_and_delivered_in_order() -> None:
+def test_data_for_us_is_opened_and_delivered_in_order() -> None:
     host = Host()
     packets = [tcp_segment("10.144.0.2", "10.144.0.1", data=bytes([number])) for number in range(5)]
     host.receive(*(host.sealed(packet) for packet in packets))
-    assert host.delivered == host.watcher.watched == packets
+    assert host.delivered == packets
     assert host.conns[PEER].received_frames == 5
 
 
@@ -376,7 +375,7 @@ def test_what_may_be_proxied_goes_to_the_subnet_router_and_what_it_leaves_to_the
     )
     encrypted = int(Flag.ENCRYPTED)
     assert taken == [(packets[1], PEER, encrypted), (packets[2], FAR, encrypted | Flag.EXIT_NODE)]
-    assert host.delivered == host.watcher.watched == [packets[0], packets[2]]
+    assert host.delivered == [packets[0], packets[2]]
     assert host.metrics.dropped_unhandled == 1
 
 
@@ -522,10 +521,11 @@ def headers() -> st.SearchStrategy[bytes]:
 BODIES = st.binary(max_size=100) | st.binary(min_size=1900, max_size=1984) | st.just(PACKET) | st.just(cipher().seal(PACKET))
 
 
+@BATCHES
 @pytest.mark.parametrize("encrypted", [True, False])
 @given(st.lists(st.builds(bytes.__add__, headers(), BODIES) | st.binary(min_size=16, max_size=2000), max_size=8))
-def test_any_frames_are_survived_and_counted_once(encrypted: bool, frames: list[bytes]) -> None:
-    host = Host(encrypted=encrypted)
+def test_any_frames_are_survived_and_counted_once(encrypted: bool, batch: Batch, frames: list[bytes]) -> None:
+    host = Host(encrypted=encrypted, batch=batch)
     host.inbound.handlers[PacketType.KCP_SRC] = lambda _source, _payloads: None
     host.receive(*frames)
     assert host.metrics.received_bytes == sum(map(len, frames))

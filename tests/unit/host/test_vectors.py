@@ -136,7 +136,7 @@ class Checker:
         cipher = make_cipher("aes-gcm", "s3cret", lambda size: sealed[-NONCE_SIZE:][:size])
         plain = cipher.open(sealed)
         assert isinstance(cipher, AeadCipher)
-        cipher._counter = int.from_bytes(sealed[-4:], "big")
+        cipher._nonces._next = int.from_bytes(sealed[-4:], "big")
         assert cipher.seal(plain) == sealed
         return plain
 
@@ -362,7 +362,7 @@ def test_a4_data_packet() -> None:
     assert key_128("spec-secret-1").hex() == "163afbd27eb2a2b68722e82e6c7a283f"
     cipher = make_cipher("aes-gcm", "spec-secret-1", lambda size: bytes(range(size)))
     assert isinstance(cipher, AeadCipher)
-    cipher._counter = 0x08090A0B
+    cipher._nonces._next = 0x08090A0B
     header = PeerHeader(SELF, THEM, PacketType.DATA, Flag.ENCRYPTED, 1, len(A4_PACKET)).encode()
     assert header + cipher.seal(A4_PACKET) == A4_BODY
     assert cipher.open(A4_BODY[PEER_HEADER_SIZE:]) == A4_PACKET

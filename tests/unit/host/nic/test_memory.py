@@ -25,7 +25,7 @@ async def test_what_is_injected_is_read_in_batches() -> None:
 
 async def test_what_is_written_can_be_taken() -> None:
     nic = MemoryNic()
-    nic.write_packets([PACKET, PACKET])
+    nic.write_frames(nic.join([PACKET, PACKET]))
     nic.write_frames([PLAIN_VNET_HEADER + PACKET])
     assert nic.take_packets() == [PACKET] * 3
     assert nic.take_frames() == []
@@ -53,7 +53,7 @@ async def test_waiting_ends_with_the_next_frame_and_with_close() -> None:
             tasks.start_soon(taker)
             await anyio.wait_all_tasks_blocked()
             nic.inject_packets([PACKET])
-            nic.write_packets([PACKET])
+            nic.write_frames(nic.join([PACKET]))
             await anyio.wait_all_tasks_blocked()
             nic.close()
     assert sorted(seen) == ["read", "taken"]
@@ -62,7 +62,7 @@ async def test_waiting_ends_with_the_next_frame_and_with_close() -> None:
 async def test_a_full_queue_drops_its_oldest_frame_and_counts_it() -> None:
     nic = MemoryNic()
     packets = [Segment(b"data", sequence=number).encode() for number in range(QUEUE_FRAMES + 3)]
-    nic.write_packets(packets)
+    nic.write_frames(nic.join(packets))
     assert nic.dropped_packets == 3
     assert nic.take_packets() == packets[3:]
     nic.inject_packets(packets)
@@ -73,7 +73,7 @@ async def test_a_full_queue_drops_its_oldest_frame_and_counts_it() -> None:
 @pytest.mark.parametrize("packet", [b"", b"\x00" * 40, b"\xff"])
 async def test_what_is_not_ip_is_dropped_and_counted(packet: bytes) -> None:
     nic = MemoryNic()
-    nic.write_packets([packet, PACKET])
+    nic.write_frames(nic.join([packet, PACKET]))
     assert nic.take_packets() == [PACKET]
     assert nic.dropped_packets == 1
 
@@ -83,7 +83,7 @@ async def test_a_closed_device_drops_writes_and_refuses_reads() -> None:
     nic.inject_packets([PACKET])
     nic.close()
     nic.close()
-    nic.write_packets([PACKET])
+    nic.write_frames(nic.join([PACKET]))
     assert nic.dropped_packets == 1
     with pytest.raises(NicError, match="closed"):
         nic.read_batch()

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ipaddress import ip_interface
 from types import ModuleType, SimpleNamespace
 
@@ -101,7 +101,7 @@ async def test_a_batch_is_bounded_and_the_rest_comes_next(pair: tuple[TunNic, so
 async def test_segments_to_our_address_leave_as_one_frame(pair: tuple[TunNic, socket.socket]) -> None:
     nic, kernel = pair
     packets = [piece.encode() for piece in Segment(bytes(3000)).pieces(1000)]
-    nic.write_packets(packets)
+    nic.write_frames(nic.join(packets))
     assert len(kernel.recv(70_000)) == 10 + 40 + 3000
     with pytest.raises(BlockingIOError):
         kernel.recv(70_000)
@@ -112,17 +112,17 @@ async def test_a_kernel_that_refuses_joined_packets_gets_them_one_by_one(
     pair: tuple[TunNic, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nic, kernel = pair
-    writev = os.writev
+    write = os.write
 
-    def refuse_joined(fd: int, buffers: Sequence[bytes]) -> int:
-        if buffers[0] != PLAIN_VNET_HEADER:
+    def refuse_joined(fd: int, frame: bytes) -> int:
+        if not frame.startswith(PLAIN_VNET_HEADER):
             raise OSError(errno.EINVAL, "Invalid argument")
-        return writev(fd, buffers)
+        return write(fd, frame)
 
-    monkeypatch.setattr(os, "writev", refuse_joined)
+    monkeypatch.setattr(os, "write", refuse_joined)
     packets = [piece.encode() for piece in Segment(bytes(3000)).pieces(1000)]
-    nic.write_packets(packets)
-    nic.write_packets(packets)
+    nic.write_frames(nic.join(packets))
+    nic.write_frames(nic.join(packets))
     assert [kernel.recv(70_000) for _ in range(6)] == [PLAIN_VNET_HEADER + packet for packet in packets] * 2
     assert nic.dropped_packets == 0
 
@@ -130,7 +130,7 @@ async def test_a_kernel_that_refuses_joined_packets_gets_them_one_by_one(
 async def test_what_a_full_device_does_not_take_is_counted(pair: tuple[TunNic, socket.socket]) -> None:
     nic, kernel = pair
     packets = [Segment(bytes(1000), sequence=number).encode() for number in range(2000)]
-    nic.write_packets(packets)
+    nic.write_frames(nic.join(packets))
     delivered = 0
     while True:
         try:
@@ -140,3 +140,10 @@ async def test_what_a_full_device_does_not_take_is_counted(pair: tuple[TunNic, s
         delivered += 1
     assert 0 < delivered < 2000
     assert nic.dropped_packets == 2000 - delivered
+
+
+async def test_each_packet_of_a_frame_that_is_not_taken_is_counted(pair: tuple[TunNic, socket.socket]) -> None:
+    nic, kernel = pair
+    kernel.close()
+    nic.write_frames([*nic.join([piece.encode() for piece in Segment(bytes(3300)).pieces(1000)]), b"", bytes(9), bytes(12)])
+    assert nic.dropped_packets == 4 + 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -59,6 +60,15 @@ def test_rules_that_cannot_be_read_are_no_finding(ruleset: str) -> None:
 )
 def test_rights_are_read(status: str, has: bool) -> None:
     assert diagnosis.has_capability(status, 12) is has
+
+
+@pytest.mark.anyio
+async def test_an_installation_without_cargo_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "easytier_host._native", None)
+    async with make_node(1) as node:
+        found = {each.subject: each for each in await diagnosis.findings(node)}
+        assert found["packets"].status == "warn"
+        assert "install cargo" in found["packets"].advice
 
 
 @pytest.mark.anyio

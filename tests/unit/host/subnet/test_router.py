@@ -93,7 +93,6 @@ class Bench:
             clock,
             deliver=self._deliver,
             rpc=lambda *_: None,
-            flows=self,  # type: ignore[arg-type]
             disable_relay_data=False,
         )
 
@@ -118,9 +117,6 @@ class Bench:
         if tcp:
             self.router.tcp = self.tcp  # type: ignore[assignment]
         self.inbound.subnet = self.router.take
-
-    def watch_inbound(self, packets: list[bytes]) -> None:
-        """In the place of the flow gate."""
 
     def receive(self, *packets: bytes, peer: int = PEER, flags: int = 0) -> None:
         frames = [build_frame(peer, ME, PacketType.DATA, packet, flags=flags) for packet in packets]

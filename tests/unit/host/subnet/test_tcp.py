@@ -28,6 +28,7 @@ from easytier_hooks.types import (
     TcpFlow,
     TransportSelected,
 )
+from easytier_host.batch import IN_PYTHON
 from easytier_host.claims import Claims
 from easytier_host.datapath import Outbound
 from easytier_host.flows import FlowTable, decode_key, segment_key
@@ -143,7 +144,7 @@ class Bench:
             peer_for=lambda _ip: PEER_INFO,
             is_own=lambda _ip: False,
         )
-        self.link = OverlayLink(outbound, Claims(self.gate.table), self.metrics, 1360)
+        self.link = OverlayLink(outbound, Claims(self.gate.table), self.metrics, 1360, IN_PYTHON)
         self.proxy = TcpProxy(
             self.gate,
             self.stack,

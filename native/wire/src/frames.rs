@@ -6,7 +6,7 @@
 //!
 //! What a kernel gives may be unfinished: the checksum, or the cutting of a super-packet into segments (TCP; UDP, RFC 768).
 
-use crate::packets::{CWR, FIN, PROTOCOL_TCP, PSH, TCP_HEADER, be16, be32, fold, pseudo_sum, put16, sum};
+use crate::sums::{CWR, FIN, PROTOCOL_TCP, PSH, TCP_HEADER, be16, be32, fold, pseudo_sum, put16, sum};
 
 pub const VNET_HEADER: usize = 10;
 const NEEDS_CSUM: u8 = 1;
