@@ -254,11 +254,16 @@ class Endpoint:
         session: Session | None = None
         # Of a bulk flow come batches whose headers are all the same: what follows such a header is for the same engine.
         known = b""
+        more: list[bytes] = []
         for payload in payloads:
             head, body = payload[:HEADER_SIZE], payload[HEADER_SIZE:]
             if session is not None and head == known:
-                session.receive_more(body, now)
+                if body:
+                    more.append(body)
                 continue
+            if session is not None and more:
+                session.receive_more(more, now)
+                more = []
             if len(head) < HEADER_SIZE:
                 self.counters.dropped_malformed += 1
                 continue
@@ -275,6 +280,8 @@ class Endpoint:
             else:
                 self._meet_stranger(role, from_peer, conv, flags, body, now)
                 peer = self._peers.get(from_peer)
+        if session is not None and more:
+            session.receive_more(more, now)
 
     def poll(self, now: float, congested: Collection[int] = ()) -> Poll:
         """Do what is due.  Engines of `congested` peers are not asked: their packets would find no room."""

@@ -7,7 +7,7 @@ what one peer gets. All of it is sans-IO: `now` is seconds of a monotonic clock 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -58,6 +58,10 @@ class Engine(Protocol):
 
     def input(self, datagram: bytes, now: float) -> None:
         """Take a body in.  Never raises: what is broken is counted and skipped."""
+        ...
+
+    def input_all(self, datagrams: Sequence[bytes], now: float) -> None:
+        """`input` for each of a batch."""
         ...
 
     def send(self, data: bytes | memoryview) -> int:

@@ -7,6 +7,7 @@ install if it is missing.  How its traps are avoided is in docs/kcp.md, The engi
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 from easytier_kcp_plugin.kcp.conn_data import Offer
@@ -185,6 +186,10 @@ class IkcpEngine:
             window=min(WINDOW, self._peer_window),
             waiting_bytes=len(self._unsent) + (self._pushed - self._una) * MSS,
         )
+
+    def input_all(self, datagrams: Sequence[bytes], now: float) -> None:
+        for datagram in datagrams:
+            self.input(datagram, now)
 
     def input(self, datagram: bytes, now: float) -> None:
         if self._closed:

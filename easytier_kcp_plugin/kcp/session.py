@@ -8,6 +8,7 @@ FIN may go out is decided here; the table is in docs/kcp.md, Ends.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from easytier_kcp_plugin.kcp.acceptance import Acceptance, Doubt
@@ -265,7 +266,7 @@ class Session:
             self.peer_offer = _offer_in(body)
             self._meet()
         if body and flags & _DATA_OR_PING == _DATA and conv == self.conv and self._engine is not None:
-            self._take_body(self._engine, body, now)
+            self._take_bodies(self._engine, (body,), now)
 
     def _receive_held(self, conv: int, kind: Input) -> None:
         """Of the opener whose SYN waits for an answer."""
@@ -280,10 +281,10 @@ class Session:
         """Whether packets with these ids and flags may go to `receive_more` for the rest of a batch."""
         return flags == _ACK_DATA and conv == self.conv and self._engine is not None
 
-    def receive_more(self, body: bytes, now: float) -> None:
-        """Take the body of a packet like the last one.  Never raises."""
-        if body and self._engine is not None:
-            self._take_body(self._engine, body, now)
+    def receive_more(self, bodies: Sequence[bytes], now: float) -> None:
+        """Take the bodies of packets like the last one.  Never raises."""
+        if self._engine is not None:
+            self._take_bodies(self._engine, bodies, now)
 
     def tick(self, now: float) -> None:
         """Do what is due.  Harmless at any time; `settle` has to follow."""
@@ -430,8 +431,8 @@ class Session:
 
     # Bytes.
 
-    def _take_body(self, engine: Engine, body: bytes, now: float) -> None:
-        engine.input(body, now)
+    def _take_bodies(self, engine: Engine, bodies: Sequence[bytes], now: float) -> None:
+        engine.input_all(bodies, now)
         if engine.readable:
             self._payload_at = now
         if self._unproven and engine.heard:

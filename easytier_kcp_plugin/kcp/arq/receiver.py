@@ -7,20 +7,27 @@ burst, transmission numbers never do.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from easytier_kcp_plugin.kcp.arq.edge import WindowEdge
 from easytier_kcp_plugin.kcp.arq.memory import GrowingWindow
-from easytier_kcp_plugin.kcp.segment import ACK_RUNS, RUN, SEGMENT, Command
+from easytier_kcp_plugin.kcp.segment import ACK_RUNS, RUN, SEGMENT, SEGMENT_SIZE, Command
 
 _U32: Final = 0xFFFF_FFFF
+_TAIL: Final = struct.Struct("<IIII")
+"""ts, sn, una, length: the last four fields of a segment."""
+_TAIL_OFFSET: Final = 8
 
 # Wire constants: stock decides.
 ACKS_PER_DATAGRAM: Final = 50
 RUNS_PER_DATAGRAM: Final = 147
 
 # Ours.
+MAX_DATAGRAM: Final = 2048
+"""Bytes.  A frame has at most 2000; a compressed one may unfold to 64 KiB, and a window full of these is too much."""
 REPEATS: Final = 24
 BUSY_BATCH: Final = 20
 BUSY_REPEATS: Final = 96
@@ -124,6 +131,43 @@ class Receiver:
             self.duplicates += 1
         else:
             self._ahead[number] = payload
+
+    def push_lone(self, datagrams: Sequence[bytes], start: int, head: bytes, una: int) -> int:
+        """Take in datagrams from number `start` on, as long as each is one PUSH, not a repetition, of a numbered sender.
+
+        Its first fields (conv, command, fragment, window) have to be `head`, and its una to be `una`.  Returns how many were.
+        """
+        acks, queue, waiting, following = self._acks, self._queue, self._ahead, self.next
+        room = min(self.space.size - len(queue), MAX_ACKS - len(acks)) if self.numbered else 0
+        unpack, first = _TAIL.unpack_from, len(acks)
+        for index in range(start, min(len(datagrams), start + max(0, room))):
+            datagram = datagrams[index]
+            if not SEGMENT_SIZE < len(datagram) <= MAX_DATAGRAM or datagram[:_TAIL_OFFSET] != head:
+                break
+            ts, sn, their_una, length = unpack(datagram, _TAIL_OFFSET)
+            ahead = (sn - following) & _U32
+            if their_una != una or length != len(datagram) - SEGMENT_SIZE or ahead >= room:
+                break
+            number = following + ahead
+            if not ahead:
+                queue.append(datagram[SEGMENT_SIZE:])
+                following += 1
+                if waiting:
+                    self.next = following
+                    self._queue_what_is_in_order()
+                    following = self.next
+                    room = self.space.size - len(queue)
+                else:
+                    room -= 1
+            elif number in waiting:
+                break
+            else:
+                waiting[number] = datagram[SEGMENT_SIZE:]
+            acks.append((number, ts))
+            if number >= self._arrived:
+                self._arrived = number + 1
+        self.next = following
+        return len(acks) - first
 
     def read(self, limit: int) -> bytes:
         """Up to `limit` bytes."""

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easytier_kcp_plugin.kcp.arq.detection import KEEP_MAX
-from easytier_kcp_plugin.kcp.arq.engine import MAX_DATAGRAM, MTU
+from easytier_kcp_plugin.kcp.arq.engine import MTU
+from easytier_kcp_plugin.kcp.arq.receiver import MAX_DATAGRAM
 from easytier_kcp_plugin.kcp.arq.sender import SEND_BUFFER
-from easytier_kcp_plugin.kcp.segment import Command, parse_segments
+from easytier_kcp_plugin.kcp.segment import Command, Segment, parse_segments
 from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS as MSS
 from tests.unit.arq.parts import CONV, DELAY, Pair, alone, head, new_path, open_on, payload_of, sent_by
 
@@ -395,3 +396,49 @@ def test_payload_is_sliced_as_written() -> None:
     ((_, (datagram,)),) = path.pump(0.0)[0]
     assert payload_of(datagram) == b"abc"
     assert parse_segments(datagram, CONV)[0][0].length == 3
+
+
+lone_pushes = st.builds(
+    lambda sn, ts, wnd, una, fragment, size, extra: (
+        Segment(CONV, Command.PUSH, fragment, wnd, ts, sn & 0xFFFF_FFFF, una, size).encode(bytes([sn & 0xFF]) * size) + extra
+    ),
+    sn=st.integers(-3, 40),
+    ts=st.integers(0, 100),
+    wnd=st.sampled_from([128, 128, 128, 1024, 0]),
+    una=st.sampled_from([0, 0, 0, 0, 1, 0xFFFF_FFFF]),
+    fragment=st.sampled_from([0, 0, 0, 0, 1]),
+    size=st.sampled_from([0, 1, 5, 1176, 1382, 2100]),
+    extra=st.sampled_from([b"", b"", b"", b"x", bytes(24), head(Command.WASK).encode()]),
+)
+
+
+@given(batches=st.lists(st.lists(lone_pushes | st.binary(max_size=60), max_size=30), max_size=5), met=st.booleans())
+def test_a_batch_is_taken_in_as_its_datagrams_one_by_one_would_be(batches: list[list[bytes]], met: bool) -> None:
+    def fed(each_alone: bool) -> tuple[object, ...]:
+        path = new_path()
+        engine = open_on(path, window=32)
+        if met:
+            engine.meet(path.offer)
+        answers, got = [], []
+        for number, batch in enumerate(batches):
+            if each_alone:
+                for datagram in batch:
+                    engine.input(datagram, 1.0 + number)
+            else:
+                engine.input_all(batch, 1.0 + number)
+            answers += [datagrams for _, datagrams in path.pump(1.0 + number)[0]]
+            got.append(engine.receive(3000))
+        return answers, got, engine.statistics, engine.heard, engine.got_payload, engine.emptied_at
+
+    assert fed(each_alone=True) == fed(each_alone=False)
+
+
+def test_a_bulk_flow_of_our_kind_goes_by_the_quick_way() -> None:
+    path = new_path()
+    engine = open_on(path)
+    engine.meet(path.offer)
+    pushes = [Segment(CONV, Command.PUSH, 0, 128, sn, sn, 0, 3).encode(b"abc") for sn in (0, 1, 3, 4, 2, 5)]
+    engine.input(pushes[0], 1.0)
+    head_bytes = pushes[0][:8]
+    assert engine.receiver.push_lone(pushes, 1, head_bytes, 0) == 5
+    assert engine.receive(100) == b"abc" * 6
