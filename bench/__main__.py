@@ -65,8 +65,8 @@ def plan(arguments: argparse.Namespace) -> Iterator[Run]:
 
 
 def measure(planned: Run, case: Case, settings: Settings) -> Run:
-    """Run it on a bed of its own, where other packets are lost in each round, but the same ones for all rivals; an error becomes
-    part of the result, so that the others go on."""
+    """Run it on a bed of its own, where each round loses other packets, but the same ones for all rivals; an error becomes part
+    of the result, so that the others go on."""
     try:
         line = case.line and replace(case.line, seed=planned.round + 1)
         with bed(RIVALS[planned.rival], line, settings, stack=case.stack) as ready:

@@ -82,6 +82,7 @@ class Bulk:
             wait_for(lambda: not client.running, "end of the sender")
             reports = [json.loads(line) for line in server.log().splitlines()]
             after = Snapshot(bed)
+            transports = _by_kcp(bed)
         for report in reports:
             assert report["complete"] or report["fault"] == traffic.LATE, report["fault"]
         figures = _goodput(reports, marks)
@@ -89,7 +90,7 @@ class Bulk:
         figures |= after.cost_since(before, total_bytes) | stop.memory()
         figures |= after.sent_since(before, total_bytes) | stop.drops_since(counted)
         figures |= {"start_" + name: value for name, value in counted.drops_since(before).items()}
-        return figures | _inflation(unloaded, loaded)
+        return figures | _inflation(unloaded, loaded) | transports
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +111,12 @@ class Small:
             options: dict[str, Any] = {"count": self.count, "at_once": self.at_once, "per_second": self.per_second}
             answer = played.play("flows", timeout=timeout, **options)
             after, elapsed = Snapshot(bed), time.monotonic() - begun
+            transports = _by_kcp(bed)
         seconds: list[float] = answer["seconds"]
         assert seconds, f"no flow of {self.count} was answered: {answer['errors'][0]}"
         figures = {f"p{share}_ms": _percentile(seconds, share) * 1000 for share in (50, 90, 99)}
         figures |= {"flows": self.count, "failed": len(answer["errors"])}
-        return figures | after.cores_since(before, elapsed) | after.memory()
+        return figures | after.cores_since(before, elapsed) | after.memory() | transports
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class Idle:
         with games(bed.source, bed.destination, bed.address) as played:
             played.play("banner")
             empty = Snapshot(bed)
-            keep = settle + self.seconds + 1
+            keep = settle + self.seconds + 5
             client = played.begin("idle", count=self.count, seconds=keep, at_once=16, limit=OPEN_SECONDS)
             opened = wait_for(lambda: client.log() or not client.running, "open flows", OPEN_SECONDS + 5)
             assert client.running, f"the flows did not open: {opened}{client.log_tail()}"
@@ -140,13 +142,14 @@ class Idle:
             before = Snapshot(bed)
             time.sleep(self.seconds)
             after = Snapshot(bed)
+            transports = _by_kcp(bed)
             opened_seconds = json.loads(client.log().splitlines()[0])["opened"]
             alive = finish(client, OPEN_SECONDS)["alive"]
         assert alive == self.count, f"{alive} of {self.count} flows were alive"
         figures = {"flows": self.count, "failed": self.count - alive, "opened_seconds": opened_seconds}
         figures |= after.cores_since(before, self.seconds) | after.memory()
         sizes = zip(SIDES, after.resident_bytes, empty.resident_bytes, strict=False)
-        return figures | {f"{side}_kb_per_flow": (now - then) / self.count / 1000 for side, now, then in sizes}
+        return figures | transports | {f"{side}_kb_per_flow": (now - then) / self.count / 1000 for side, now, then in sizes}
 
 
 SIDES = ("source", "destination")
@@ -186,6 +189,12 @@ class Snapshot:
     def _used_since(self, before: Snapshot) -> Iterator[tuple[str, float]]:
         for side, now, then in zip(SIDES, self.cpu_seconds, before.cpu_seconds, strict=False):
             yield side, now - then
+
+
+def _by_kcp(bed: Bed) -> Figures:
+    """Which share of the flows went by KCP."""
+    transports = bed.transports()
+    return {"by_kcp": transports["kcp"] / transports.total()} if transports else {}
 
 
 def _goodput(reports: Sequence[dict[str, Any]], marks: tuple[float, float]) -> Figures:

@@ -38,6 +38,10 @@ def several(*names: str, digits: int = 0, sign: str = "") -> Cell:
     return cell
 
 
+def _by_kcp(row: Row) -> str:
+    return f"{row.figures['by_kcp']:.0%}" if "by_kcp" in row.figures else ""
+
+
 def _spread(row: Row) -> str:
     return f"{row.lowest['mbits']:.1f} - {row.highest['mbits']:.1f}" if "mbits" in row.figures and row.rounds > 1 else ""
 
@@ -69,6 +73,7 @@ COLUMNS: Sequence[tuple[str, str, Cell]] = (
     ("opened in s", "until all flows were open", several("opened_seconds", digits=1)),
     ("cores", "processor seconds a second of source and destination node", pair("cores", 3)),
     ("kB a flow", "growth of source and destination node", pair("kb_per_flow")),
+    ("by KCP", "share of the flows that the source node carried by KCP, where it is ours", _by_kcp),
     ("MB", "resident memory of source and destination node at the end", pair("mb", 0)),
     ("failed", "flows, of all rounds, or runs that found an error", _failed),
 )

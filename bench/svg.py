@@ -15,7 +15,7 @@ from bench.cases import CASES
 from bench.results import Results
 from bench.rivals import RIVALS
 
-WIDTH, LABEL_WIDTH, VALUE_WIDTH = 860, 190, 90
+WIDTH, LABEL_WIDTH, VALUE_WIDTH = 860, 190, 110
 BAR, GAP, HEAD = 16, 14, 44
 COLOURS: Mapping[str, str] = {
     "ours-ours": "#0b6e4f",

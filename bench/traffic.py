@@ -20,14 +20,14 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from threading import Thread
-from typing import Final
+from typing import Any, Final
 
 BLOCK_BYTES: Final = 65_536
 TICKS: Final = 10
 """Counts of received bytes a second."""
-MORE, LAST = b"\1", b"\0"
+_MORE, _LAST = b"\1", b"\0"
 LATE: Final = "not within the time"
 """The fault of a flow of which no other is known."""
 _CONTENT: Final = random.Random(1).randbytes(BLOCK_BYTES - 1)
@@ -39,10 +39,14 @@ def serve(address: str, port: int) -> None:
     with socket.create_server((address, port), backlog=128) as listening:
         while True:
             connection, _ = listening.accept()
-            Thread(target=_receive, args=(connection,), daemon=True).start()
+            Thread(target=_report, args=(connection,), daemon=True).start()
 
 
-def _receive(connection: socket.socket) -> None:
+def receive(connection: socket.socket) -> dict[str, Any]:
+    """Take one flow to its end, and check it.
+
+    Returns `complete`, whether all of it came; `fault`, why not; `arrived`, pairs of a tick of the clock and bytes.
+    """
     arrived: Counter[int] = Counter()
     complete = False
     fault = ""
@@ -50,10 +54,10 @@ def _receive(connection: socket.socket) -> None:
         try:
             _give_up(connection, time.monotonic() + 10)
             (end,) = _END.unpack(connection.recv(_END.size, socket.MSG_WAITALL))
-            block = bytearray(MORE + _CONTENT)
-            while block.startswith(MORE):
-                _fill(block, connection, end, arrived)
-                if not block.endswith(_CONTENT):
+            received = bytearray(block(more=True))
+            while received.startswith(_MORE):
+                _fill(received, connection, end, arrived)
+                if not received.endswith(_CONTENT):
                     raise ValueError(f"wrong bytes in the last 64 KiB of {arrived.total()}")
             complete = True
             connection.sendall(b".")
@@ -61,14 +65,17 @@ def _receive(connection: socket.socket) -> None:
             fault = LATE
         except (OSError, ValueError, struct.error) as error:
             fault = repr(error)
-    report = {"complete": complete, "fault": fault, "arrived": sorted(arrived.items())}
-    sys.stdout.write(json.dumps(report) + "\n")
+    return {"complete": complete, "fault": fault, "arrived": sorted(arrived.items())}
+
+
+def _report(connection: socket.socket) -> None:
+    sys.stdout.write(json.dumps(receive(connection)) + "\n")
     sys.stdout.flush()
 
 
-def _fill(block: bytearray, connection: socket.socket, end: float, arrived: Counter[int]) -> None:
+def _fill(received: bytearray, connection: socket.socket, end: float, arrived: Counter[int]) -> None:
     _give_up(connection, end)
-    left = memoryview(block)
+    left = memoryview(received)
     while left:
         size_bytes = connection.recv_into(left)
         if not size_bytes:
@@ -104,16 +111,21 @@ def _send(address: str, port: int, stop: float, end: float, congestion: str) -> 
         _give_up(connection, end)
         connection.connect((address, port))
         connection.sendall(_END.pack(end))
-        for block in _blocks(stop):
-            connection.sendall(block)
+        for each in _blocks(stop):
+            connection.sendall(each)
         connection.recv(1)
 
 
-def _blocks(stop: float) -> Iterable[bytes]:
-    more = MORE + _CONTENT
+def _blocks(stop: float) -> Iterator[bytes]:
+    full = block(more=True)
     while time.monotonic() < stop:
-        yield more
-    yield LAST + _CONTENT
+        yield full
+    yield block(more=False)
+
+
+def block(*, more: bool) -> bytes:
+    """What is sent again and again, or what ends it."""
+    return (_MORE if more else _LAST) + _CONTENT
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Network namespaces for tests: made, joined, watched and certainly removed.
 
 Not a network simulator: delay and loss come from `bench.link`, and what runs inside a namespace is in `nodes`.  Used by the
-tests in `tests/netns` and `tests/interop` and by `bench/throughput.py`.  Needs root, iproute2 and Linux.
+tests in `tests/netns` and `tests/interop` and by `bench/rivals.py`.  Needs root, iproute2 and Linux.
 
 All names carry the pid of the process that made them (`etp<pid>-<n>-<label>`), so that runs do not meet and `sweep_stale`
 can tell what a killed run left behind.  Links are made inside the namespaces; the root namespace never sees one.
