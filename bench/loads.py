@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self
 from bench import traffic
 from bench.rivals import Bed
 from tests.netns.tcp_games import finish, games
-from tests.netns.topology import LoggedProcess, wait_for
+from tests.netns.topology import LoggedProcess, cpu_seconds, wait_for
 
 Figures = dict[str, float]
 
@@ -89,6 +89,7 @@ class Bulk:
         total_bytes = sum(count for report in reports for _, count in report["arrived"])
         figures |= after.cost_since(before, total_bytes) | stop.memory()
         figures |= after.sent_since(before, total_bytes) | stop.drops_since(counted)
+        figures |= stop.line_since(counted, self.seconds)
         figures |= {"start_" + name: value for name, value in counted.drops_since(before).items()}
         return figures | _inflation(unloaded, loaded) | transports
 
@@ -107,7 +108,7 @@ class Small:
     def measure(self, bed: Bed) -> Figures:
         with games(bed.source, bed.destination, bed.address) as played:
             before, begun = Snapshot(bed), time.monotonic()
-            timeout = self.count * 2 + 60
+            timeout = 60 + (self.count / self.per_second if self.per_second else self.count * 2 / self.at_once)
             options: dict[str, Any] = {"count": self.count, "at_once": self.at_once, "per_second": self.per_second}
             answer = played.play("flows", timeout=timeout, **options)
             after, elapsed = Snapshot(bed), time.monotonic() - begun
@@ -162,6 +163,7 @@ class Snapshot:
         self.cpu_seconds = [each.process.cpu_seconds() for each in bed.nodes]
         self.resident_bytes = [each.process.resident_bytes() for each in bed.nodes]
         self.line = bed.link.statistics()[0] if bed.link else {}
+        self.line_cpu_seconds = cpu_seconds(bed.link.pid) if bed.link else 0.0
         self.overhead_bytes = bed.overhead_bytes
 
     def cores_since(self, before: Snapshot, elapsed: float) -> Figures:
@@ -185,6 +187,10 @@ class Snapshot:
     def drops_since(self, before: Snapshot) -> Figures:
         """Packets from source to destination that the queue of the line dropped."""
         return {"drops": self.line["overflowed"] - before.line["overflowed"]} if self.line else {}
+
+    def line_since(self, before: Snapshot, elapsed: float) -> Figures:
+        """Processor time of the line emulator a second: a full core is the end of what it can carry."""
+        return {"line_cores": (self.line_cpu_seconds - before.line_cpu_seconds) / elapsed} if self.line else {}
 
     def _used_since(self, before: Snapshot) -> Iterator[tuple[str, float]]:
         for side, now, then in zip(SIDES, self.cpu_seconds, before.cpu_seconds, strict=False):

@@ -73,6 +73,7 @@ COLUMNS: Sequence[tuple[str, str, Cell]] = (
     ("opened in s", "until all flows were open", several("opened_seconds", digits=1)),
     ("cores", "processor seconds a second of source and destination node", pair("cores", 3)),
     ("kB a flow", "growth of source and destination node", pair("kb_per_flow")),
+    ("line cores", "processor seconds a second of the line emulator", several("line_cores", digits=2)),
     ("by KCP", "share of the flows that the source node carried by KCP, where it is ours", _by_kcp),
     ("MB", "resident memory of source and destination node at the end", pair("mb", 0)),
     ("failed", "flows, of all rounds, or runs that found an error", _failed),

@@ -27,6 +27,8 @@ COLOURS: Mapping[str, str] = {
     "raw-cubic": "#9a9a9a",
     "raw-bbr": "#555555",
 }
+LINES = ("line-0", "line-1", "line-5", "line-10", "burst")
+FAST = ("fast-0", "fast-5", "clean", "clean-user")
 OTHER_COLOUR = "#b59f3b"
 
 
@@ -86,10 +88,6 @@ def charts(results: Results) -> dict[str, Chart]:
         "bench-small.svg": Chart("Small flows: p50 and p99 until the answer, in ms", _small(results)),
     }
     return {name: chart for name, chart in found.items() if chart.groups}
-
-
-LINES = ("line-0", "line-1", "line-5", "line-10", "burst")
-FAST = ("fast-0", "fast-5", "clean", "clean-user")
 
 
 def write_charts(results: Results, folder: Path) -> list[tuple[str, str]]:

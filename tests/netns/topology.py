@@ -64,6 +64,12 @@ def python_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "PYTHONUNBUFFERED": "1"}
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used so far in seconds, user and system together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class LoggedProcess:
     """A process whose standard error (and output, unless piped) goes to a file that a failing test shows."""
 
@@ -100,8 +106,7 @@ class LoggedProcess:
 
     def cpu_seconds(self) -> float:
         """Processor time used so far in seconds, user and system together."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.pid)
 
     def resident_bytes(self) -> int:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
