@@ -146,7 +146,6 @@ class Idle:
             transports = _by_kcp(bed)
             opened_seconds = json.loads(client.log().splitlines()[0])["opened"]
             alive = finish(client, OPEN_SECONDS)["alive"]
-        assert alive == self.count, f"{alive} of {self.count} flows were alive"
         figures = {"flows": self.count, "failed": self.count - alive, "opened_seconds": opened_seconds}
         figures |= after.cores_since(before, self.seconds) | after.memory()
         sizes = zip(SIDES, after.resident_bytes, empty.resident_bytes, strict=False)
