@@ -89,7 +89,7 @@ def goodput_table(results: Results) -> list[list[str]]:
     for case in cases:
         figures = [results.row(case, rival).figures for rival in rivals]
         body.append([CASES[case].title, *(f"{each['mbits']:.1f}" if "mbits" in each else "-" for each in figures)])
-    return [["one TCP flow, Mbit/s", *(RIVALS[name].title for name in rivals)], *body] if body else []
+    return [["goodput, Mbit/s", *(RIVALS[name].title for name in rivals)], *body] if body else []
 
 
 def case_table(results: Results, case: str) -> list[list[str]]:
