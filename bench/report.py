@@ -148,6 +148,7 @@ def _method(results: Results) -> str:
         f"ours {machine['ours']} with the engine {settings.engine}, stock {machine['stock']}",
         f"underlay {settings.underlay}, {settings.algorithm}",
         f"congestion control of the machine {machine['default congestion control']}",
+        f"load average before it {machine.get('load', 'unknown')}",
         f"rounds: {' - '.join(dict.fromkeys((str(rounds[0]), str(rounds[-1]))))}",
     )
     return f"{'; '.join(told)}.{without}"

@@ -100,6 +100,7 @@ def this_machine() -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         "cpu": models[0] if models else platform.machine(),
         "cores": str(os.cpu_count()),
+        "load": f"{os.getloadavg()[0]:.1f}",
         "kernel": platform.release(),
         "python": platform.python_version(),
         "ours": version("easytier-kcp-plugin"),
