@@ -20,13 +20,15 @@ SYSTEM_PACKAGES := iproute2 iperf3 iputils-ping nftables tmux curl
 TEST_ORDER := unit plugins docs simulation fuzz interop netns
 TEST_DIRS = $(wildcard $(TEST_ORDER:%=tests/%))
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system-deps check unit native-test test demo format clean
+.PHONY: help venv system-deps check unit native-test test demo bench format clean
 
 help:
 	@echo 'make test         lint, types, import contracts and all tests'
 	@echo 'make demo         see it work'
+	@echo 'make bench        measure it beside stock and plain TCP (root; an hour; BENCH_ARGS=... chooses)'
 	@echo 'make check        lint, types and import contracts'
 	@echo 'make unit         the quick tests; neither root nor network needed'
 	@echo 'make format       let ruff format the code and mend what it can'
@@ -93,6 +95,9 @@ test: system-deps check native-test
 
 demo: system-deps $(STAMP)
 	$(BIN)/python -m bench.demo
+
+bench: system-deps $(STAMP)
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff format

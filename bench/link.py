@@ -7,11 +7,12 @@ benchmarks and by the tests in `tests/netns` and `tests/interop` through `LossyL
 
 Each direction is a `Pipe`, in this order:
 
-    arrives -> lost with probability `loss`? -> queue of `queue_bytes`, drop tail -> leaves at `rate_bits` -> `delay` +
-    jitter -> delivered
+    arrives -> lost? (`loss`, `burst`) -> queue of `queue_bytes`, drop tail -> leaves at `rate_bits` -> `delay` + jitter
+    (+ `late_by`, with probability `late`) -> delivered
 
-Losses come before the bottleneck, so they take no share of the rate.  A seed fixes which packets of a direction are lost
-(by their order), not when they arrive.
+Losses come before the bottleneck, so they take no share of the rate.  With `burst` they come in runs (the chain of two states
+by Gilbert, in whose bad state everything is lost).  A seed fixes which packets of a direction are lost (by their order), not
+when they arrive.
 
 `bench/README.md` says how accurate it is and what it costs.
 """
@@ -48,6 +49,8 @@ CLONE_NEWNET = 0x40000000
 # Chosen here.
 DEVICE_NAME = "link0"
 MTU = 1500
+FULL_BYTES = 750
+"""A packet from this size on is counted as a full one, as those of a bulk flow are and its acknowledgements are not."""
 DEVICE_QUEUE_PACKETS = 5000
 """Between the kernel and this program: large, so that a late wake-up loses nothing and only the pipe's own queue drops."""
 BATCH_PACKETS = 128
@@ -64,8 +67,10 @@ class LinkOptions:
     """The properties of both directions.
 
     `rate_bits` per second of IP packets, 0 for no limit; `delay` and `jitter` in seconds, one way, the jitter uniform
-    between 0 and its value and never changing the order; `loss` from 0.0 to 1.0; `queue_bytes` waiting for the rate limit,
-    without effect when there is none.
+    between 0 and its value and never changing the order; `loss` from 0.0 to 1.0, the share of all packets; `burst` how many
+    packets in a row a loss takes on average, 0 for losses that do not depend on each other; `queue_bytes` waiting for the rate
+    limit, without effect when there is none; `late` the share of packets that are held back for `late_by` seconds more, so that
+    those behind them overtake.
     """
 
     rate_bits: float = 0.0
@@ -74,10 +79,25 @@ class LinkOptions:
     loss: float = 0.0
     queue_bytes: int = 625_000
     seed: int = 1
+    burst: float = 0.0
+    late: float = 0.0
+    late_by: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.loss <= 1.0 or min(self.rate_bits, self.delay, self.jitter, self.queue_bytes) < 0:
+        sizes = (self.rate_bits, self.delay, self.jitter, self.queue_bytes, self.late_by)
+        shares = (self.loss, self.late)
+        if min(sizes) < 0 or not all(0.0 <= share <= 1.0 for share in shares) or not (self.burst == 0 or self.burst >= 1):
             raise ValueError(f"impossible link: {self}")
+
+    @property
+    def loss_after_arrival(self) -> float:
+        """With what probability a packet is lost whose predecessor was not."""
+        return min(1.0, self.loss / (self.burst * (1 - self.loss))) if self.burst and self.loss < 1 else self.loss
+
+    @property
+    def loss_after_loss(self) -> float:
+        """With what probability a packet is lost whose predecessor was."""
+        return 1 - 1 / self.burst if self.burst and self.loss < 1 else self.loss
 
 
 class Pipe:
@@ -89,6 +109,9 @@ class Pipe:
         self.delivered_bytes = 0
         self.lost = 0
         self.overflowed = 0
+        self.full = 0
+        self.full_bytes = 0
+        self._losing = False
         self._random = random.Random(seed)
         self._free_at = 0.0
         self._last_delivery = 0.0
@@ -98,9 +121,15 @@ class Pipe:
     def offer(self, packet: bytes, now: float) -> None:
         """Take a packet that arrived at `now` (seconds, monotonic); it is lost, dropped, or due later."""
         options = self.options
-        if options.loss and self._random.random() < options.loss:
-            self.lost += 1
-            return
+        if len(packet) >= FULL_BYTES:
+            self.full += 1
+            self.full_bytes += len(packet)
+        if options.loss:
+            chance = options.loss_after_loss if self._losing else options.loss_after_arrival
+            self._losing = self._random.random() < chance
+            if self._losing:
+                self.lost += 1
+                return
         leaves = now
         if options.rate_bits:
             start = max(now, self._free_at)
@@ -112,6 +141,8 @@ class Pipe:
         if options.jitter:
             delivery += self._random.random() * options.jitter
         self._last_delivery = delivery = max(delivery, self._last_delivery)
+        if options.late and self._random.random() < options.late:
+            delivery += options.late_by
         heapq.heappush(self._waiting, (delivery, next(self._number), packet))
 
     def due(self, now: float) -> list[bytes]:
@@ -134,6 +165,8 @@ class Pipe:
             "delivered_bytes": self.delivered_bytes,
             "lost": self.lost,
             "overflowed": self.overflowed,
+            "full": self.full,
+            "full_bytes": self.full_bytes,
             "waiting": len(self._waiting),
         }
 
@@ -183,7 +216,7 @@ class LossyLink:
         return self._answer()
 
     def statistics(self) -> list[dict[str, int]]:
-        """Counters of the pipes left to right and right to left, in packets and bytes."""
+        """Counters of the pipes left to right and right to left, in packets and bytes; `full` ones as they arrived."""
         return self.change()
 
     def _answer(self) -> list[dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Networks in which TCP flows travel by KCP, over links with delay and losses; for tests and for `bench/kcp_matrix.py`."""
+"""Networks in which TCP flows travel by KCP, over links with delay and losses; for tests and for `bench/rivals.py`."""
 
 from __future__ import annotations
 

@@ -51,8 +51,7 @@ class Games:
         """Run one client to its end; raises AssertionError (with its words) if it fails or takes longer than `timeout`
         seconds."""
         result = self.client.run(*self._argv(game, address, options), timeout=timeout)
-        answer: dict[str, Any] = json.loads(result.stdout)
-        return answer
+        return _answer(result.stdout)
 
     def begin(self, game: str, *, address: str = "", **options: object) -> LoggedProcess:
         """Start a client; `finish` waits for it."""
@@ -66,7 +65,11 @@ def finish(client: LoggedProcess, timeout: float = 60.0) -> dict[str, Any]:
     """What a client that was begun has to say; raises AssertionError if it fails or takes longer than `timeout` seconds."""
     wait_for(lambda: not client.running, f"end of {client.label}", timeout)
     assert client.popen.returncode == 0, client.log_tail()
-    answer: dict[str, Any] = json.loads(client.log())
+    return _answer(client.log())
+
+
+def _answer(words: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(words.splitlines()[-1])
     return answer
 
 
@@ -174,9 +177,17 @@ async def serve(address: str, port: int) -> None:
 
 
 async def flows(
-    address: str, port: int, *, count: int, at_once: int = 1, size_bytes: int = 1000, limit: float = 20.0
+    address: str,
+    port: int,
+    *,
+    count: int,
+    at_once: int = 1,
+    per_second: float = 0.0,
+    size_bytes: int = 1000,
+    limit: float = 20.0,
 ) -> dict[str, Any]:
-    """Small flows (connect, request, answer, close), `at_once` at a time; `limit` seconds for each.
+    """Small flows (connect, request, answer, close), `at_once` at a time, or beginning `per_second` whether or not the ones
+    before are done; `limit` seconds for each.
 
     Returns the seconds that each took, sorted, and the errors.
     """
@@ -201,9 +212,15 @@ async def flows(
         for number in numbers:
             await one(number)
 
+    start = time.monotonic()
     async with anyio.create_task_group() as tasks:
-        for _ in range(at_once):
-            tasks.start_soon(worker)
+        if per_second:
+            for number in numbers:
+                await anyio.sleep(max(0.0, start + number / per_second - time.monotonic()))
+                tasks.start_soon(one, number)
+        else:
+            for _ in range(at_once):
+                tasks.start_soon(worker)
     return {"seconds": sorted(seconds), "errors": errors}
 
 
@@ -312,16 +329,27 @@ async def attempt(address: str, port: int, *, limit: float = 15.0) -> dict[str, 
     return {"outcome": outcome, "connected": connected, "seconds": time.monotonic() - begun}
 
 
-async def idle(address: str, port: int, *, count: int, seconds: float) -> dict[str, Any]:
-    """Open `count` flows, say one byte on each, and keep them for `seconds`; returns how many were still alive then."""
+async def idle(address: str, port: int, *, count: int, seconds: float, at_once: int = 1, limit: float = 60.0) -> dict[str, Any]:
+    """Open `count` flows within `limit` seconds, `at_once` at a time, hear a word on each, say so in a line of JSON, and keep
+    them for `seconds`; returns how many were still alive then."""
     streams: list[SocketStream] = []
     alive = 0
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for _ in numbers:
+            stream = await anyio.connect_tcp(address, port)
+            streams.append(stream)
+            assert await _exactly(stream, 6) == b"hello\n"
+
     try:
-        with anyio.fail_after(60):
-            for _ in range(count):
-                stream = await anyio.connect_tcp(address, port)
-                streams.append(stream)
-                assert await _exactly(stream, 6) == b"hello\n"
+        begun = time.monotonic()
+        with anyio.fail_after(limit):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(at_once):
+                    tasks.start_soon(worker)
+        sys.stdout.write(json.dumps({"opened": time.monotonic() - begun}) + "\n")
+        sys.stdout.flush()
         await anyio.sleep(seconds)
         for stream in streams:
             with anyio.fail_after(10):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from bench.link import LinkOptions, Pipe
@@ -66,7 +68,45 @@ def test_the_seed_decides_which_packets_are_lost() -> None:
     assert 620 < len(survivors(1)) < 780
 
 
-@pytest.mark.parametrize("impossible", [{"loss": 1.5}, {"loss": -0.1}, {"delay": -1.0}, {"rate_bits": -1.0}])
+def test_losses_come_in_bursts_of_the_mean_length_and_share() -> None:
+    pipe = Pipe(LinkOptions(loss=0.05, burst=5), seed=1)
+    for number in range(100_000):
+        pipe.offer(number.to_bytes(3, "big"), float(number))
+    arrived = [int.from_bytes(packet, "big") for packet in pipe.due(1e6)]
+    gaps = [later - earlier - 1 for earlier, later in itertools.pairwise(arrived) if later > earlier + 1]
+    assert sum(gaps) / 100_000 == pytest.approx(0.05, rel=0.1)
+    assert sum(gaps) / len(gaps) == pytest.approx(5, rel=0.1)
+
+
+def test_a_link_that_is_cut_loses_everything_with_bursts_too() -> None:
+    pipe = Pipe(LinkOptions(loss=1.0, burst=5), seed=1)
+    for number in range(100):
+        pipe.offer(b"x", float(number))
+    assert pipe.due(1000.0) == []
+
+
+def test_late_packets_are_overtaken() -> None:
+    pipe = Pipe(LinkOptions(delay=0.1, late=0.2, late_by=0.005), seed=1)
+    for number in range(1000):
+        pipe.offer(number.to_bytes(2, "big"), number * 0.001)
+    found = [(when, int.from_bytes(packet, "big")) for when, packet in deliveries(pipe)]
+    late = [number for when, number in found if when - number * 0.001 > 0.1 + 1e-9]
+    assert 130 < len(late) < 270
+    assert all(when - number * 0.001 == pytest.approx(0.105) for when, number in found if number in late)
+    assert [number for _, number in found] != sorted(number for _, number in found)
+
+
+def test_full_packets_are_counted_as_they_arrive() -> None:
+    pipe = Pipe(LinkOptions(loss=0.5), seed=1)
+    for size_bytes in (1200, 40, 1300):
+        pipe.offer(bytes(size_bytes), 0.0)
+    assert (pipe.statistics()["full"], pipe.statistics()["full_bytes"]) == (2, 2500)
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [{"loss": 1.5}, {"loss": -0.1}, {"delay": -1.0}, {"rate_bits": -1.0}, {"burst": 0.5}, {"late": 2.0}, {"late_by": -1.0}],
+)
 def test_impossible_links_are_refused(impossible: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="impossible link"):
         LinkOptions(**impossible)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Network namespaces for tests: made, joined, watched and certainly removed.
 
 Not a network simulator: delay and loss come from `bench.link`, and what runs inside a namespace is in `nodes`.  Used by the
-tests in `tests/netns` and `tests/interop` and by `bench/throughput.py`.  Needs root, iproute2 and Linux.
+tests in `tests/netns` and `tests/interop` and by `bench/rivals.py`.  Needs root, iproute2 and Linux.
 
 All names carry the pid of the process that made them (`etp<pid>-<n>-<label>`), so that runs do not meet and `sweep_stale`
 can tell what a killed run left behind.  Links are made inside the namespaces; the root namespace never sees one.
@@ -64,6 +64,12 @@ def python_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "PYTHONUNBUFFERED": "1"}
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used so far in seconds, user and system together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class LoggedProcess:
     """A process whose standard error (and output, unless piped) goes to a file that a failing test shows."""
 
@@ -100,8 +106,7 @@ class LoggedProcess:
 
     def cpu_seconds(self) -> float:
         """Processor time used so far in seconds, user and system together."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.pid)
 
     def resident_bytes(self) -> int:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
