@@ -117,6 +117,7 @@ class _Peer:
     is_ours: bool = False
     openings: Openings[Session] = field(default_factory=Openings)
     half_open: int = 0
+    heard_at: float = -math.inf
     segment_bytes: int = STOCK_MSS
 
 
@@ -238,6 +239,11 @@ class Endpoint:
         peer = self._peers.get(peer_id)
         return None if peer is None else peer.path.rtt
 
+    def heard_at(self, peer_id: int) -> float:
+        """When the last packet of a peer came; minus infinity if there was none, or nothing is known of the peer any more."""
+        peer = self._peers.get(peer_id)
+        return -math.inf if peer is None else peer.heard_at
+
     # What the network and the clock bring.
 
     def receive(self, from_peer: int, packet_type: int, payloads: Sequence[bytes], now: float) -> None:
@@ -251,6 +257,8 @@ class Endpoint:
             return
         self.counters.packets_received += len(payloads)
         peer = self._peers.get(from_peer)
+        if peer is not None:
+            peer.heard_at = now
         session: Session | None = None
         # Of a bulk flow come batches whose headers are all the same: what follows such a header is for the same engine.
         known = b""

@@ -249,6 +249,10 @@ class EndpointDriver:
             raise KcpConnectError(f"no KCP connection to peer {peer_id} for {dst}: {session.reason}", session.reason)
         return stream
 
+    def heard_at(self, peer_id: int) -> float:
+        """See `Endpoint.heard_at`; on this driver's clock."""
+        return self.endpoint.heard_at(peer_id)
+
     # For the streams.
 
     def read(self, session: Session, limit: int) -> bytes:

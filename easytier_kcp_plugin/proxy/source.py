@@ -20,8 +20,8 @@ CONNECT_TIMEOUT: Final = 2.0
 """Seconds for the KCP handshake while the application's SYN is held.  The kernel repeats a SYN after 1 s, and again after 2
 more; a longer wait would cost more than plain TCP loses."""
 ASK_AGAIN: Final = 10.0
-"""Seconds after a KCP SYN without answer in which further flows to that peer go by plain TCP at once: on a path that drops KCP
-each would wait in vain."""
+"""Seconds after a KCP SYN without answer, and without any other word of the peer, in which further flows to that peer go by
+plain TCP at once: on a path that drops KCP each would wait in vain."""
 MAX_UNANSWERED: Final = 1024
 """Peers for which that is kept; beyond, the longest ago is forgotten."""
 
@@ -52,12 +52,14 @@ class KcpTransport:
             raise TransportUnavailable("the peer has gone")
         source = SocketAddress(flow.key.source_ip, flow.key.source_port)
         destination = SocketAddress(flow.key.destination_ip, flow.key.destination_port)
+        began = self._clock()
         try:
             stream = await self._driver.connect(flow.peer.peer_id, source, destination, timeout=CONNECT_TIMEOUT)
         except KcpConnectError as error:
             if error.reason is CloseReason.DESTINATION_REFUSED:
                 raise ConnectionRefusedError(str(error.reason)) from None
-            if error.reason is CloseReason.NO_ANSWER:
+            # Where much is lost one flow of many may fail, and says nothing of the path.
+            if error.reason is CloseReason.NO_ANSWER and self._driver.heard_at(flow.peer.peer_id) < began:
                 self._note_unanswered(flow.peer.peer_id)
             raise TransportUnavailable(f"KCP connect failed: {error.reason or error}") from None
         return KcpConnection(self._driver, stream, opened_here=True)

@@ -6,6 +6,8 @@ is checked and its frame put with the others of its tunnel, and each tunnel gets
 packs frames into batches, `_write` hands each to the kernel in one call (UDP_SEGMENT), and what the kernel does not take
 waits in the backlog for `_flush`.
 
+In between datagrams may be left to gather for a millisecond (`gathering.py`).
+
 Where the system lacks GSO or GRO, or the route's device cannot do it, datagrams go one by one; nobody above notices.
 """
 
@@ -23,6 +25,7 @@ from anyio.abc import TaskGroup
 
 from easytier_host.packet import MAX_FRAME_SIZE, PEER_HEADER_SIZE
 from easytier_host.tunnel.base import UNDERLAY_MTU, Tunnel, TunnelInfo
+from easytier_host.tunnel.gathering import PAUSE, Gathering
 from easytier_host.tunnel.udp_options import (
     UdpCounters,
     enable_gro,
@@ -97,6 +100,7 @@ class UdpSocket:
         self._backlog_bytes = 0
         self._relieved = anyio.Event()
         self._fragments_until = 0.0
+        self._gathering = Gathering()
         enlarge_buffers(sock)
         self.gso = offload and has_gso(sock)
         self.gro = offload and enable_gro(sock)
@@ -174,8 +178,13 @@ class UdpSocket:
                     await anyio.wait_readable(self._sock)
                 except anyio.ClosedResourceError:
                     break
+                if self._gathering.wanted:
+                    await anyio.sleep(PAUSE)
+                    if self.closed:
+                        break
                 try:
                     self._drain()
+                    self._gathering.note(self.counters.received, anyio.current_time())
                 except OSError:
                     # An interface that went down, no memory: the socket stays good.
                     self.counters.receive_errors += 1

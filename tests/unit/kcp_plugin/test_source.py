@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -43,10 +44,14 @@ class Driver:
 
     reason: CloseReason | None
     asked: int = 0
+    heard: float = -math.inf
 
     async def connect(self, *_: object, **__: object) -> None:
         self.asked += 1
         raise KcpConnectError("no", self.reason)
+
+    def heard_at(self, _peer_id: int) -> float:
+        return self.heard
 
 
 @dataclass
@@ -80,6 +85,14 @@ async def test_a_peer_that_did_not_answer_is_left_alone_for_a_while() -> None:
 @pytest.mark.parametrize("reason", [None, CloseReason.REFUSED])
 async def test_other_failures_are_no_reason_to_leave_a_peer_alone(reason: CloseReason | None) -> None:
     kcp = transport(Driver(reason), Clock())
+    with pytest.raises(TransportUnavailable):
+        await kcp.dial(FLOW)
+    assert kcp.candidate(FLOW, PEER).available
+
+
+async def test_a_flow_that_failed_alone_is_no_reason_to_leave_a_peer_alone() -> None:
+    clock = Clock(1000.0)
+    kcp = transport(Driver(CloseReason.NO_ANSWER, heard=1001.0), clock)
     with pytest.raises(TransportUnavailable):
         await kcp.dial(FLOW)
     assert kcp.candidate(FLOW, PEER).available
