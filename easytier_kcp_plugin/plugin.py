@@ -20,6 +20,7 @@ from easytier_kcp_plugin.kcp.stream import EndpointDriver
 from easytier_kcp_plugin.proxy.destination import KcpDestination
 from easytier_kcp_plugin.proxy.rules import Rules
 from easytier_kcp_plugin.proxy.source import KcpTransport
+from easytier_kcp_plugin.proxy.successors import end_orphans
 from easytier_kcp_plugin.stack.kernel import KernelStack
 from easytier_kcp_plugin.stack.smoltcp import SmoltcpStack
 
@@ -65,6 +66,7 @@ class KcpPlugin:
         for packet_type in (PacketType.KCP_SRC, PacketType.KCP_DST) if accepts else (PacketType.KCP_DST,):
             host.handle(packet_type, partial(_take, driver, packet_type))
         host.task_group.start_soon(driver.run, name="kcp endpoint")
+        host.task_group.start_soon(end_orphans, host, driver, name="kcp successors")
         enabled = host.requested or bool(settings["enable_kcp_proxy"])
         return [KcpTransport(Rules(host, enabled), driver)]
 

@@ -66,7 +66,7 @@ class FlowRow:
         chosen = self.reason
         if chosen and self.chosen_by not in ("", "default", "fallback", "peer"):
             chosen = f"{chosen} ({self.chosen_by})"
-        return "; ".join(filter(None, (self.end_reason, chosen)))
+        return "; ".join(dict.fromkeys(filter(None, (self.end_reason, chosen))))
 
     def cells(self, now: float) -> Sequence[str]:
         """Those of the columns `WIDE`."""

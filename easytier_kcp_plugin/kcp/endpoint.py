@@ -215,10 +215,10 @@ class Endpoint:
         session.close(now)
         self._touched[session] = None
 
-    def reset(self, session: Session, now: float) -> None:
+    def reset(self, session: Session, now: float, reason: CloseReason = CloseReason.ABORTED) -> None:
         """End both directions at once, and tell the peer.  Harmless if the session is over."""
         if session.reason is None:
-            session.reset(CloseReason.ABORTED, now)
+            session.reset(reason, now)
         self._touched[session] = None
 
     @property

@@ -30,11 +30,12 @@ class CloseReason(StrEnum):
     ABORTED = "reset by this node"
     REFUSED = "refused by the peer"
     NO_ANSWER = "the peer did not answer"
-    DESTINATION_REFUSED = "the peer could not reach the destination"
+    DESTINATION_REFUSED = "refused by the destination, or out of the peer's reach"
     DESTINATION_SILENT = "the peer has no answer of the destination yet"
     NOT_ACCEPTED = "the peer did not accept the connection"
     SILENT = "nothing heard from the peer for 60 s"
     STALLED = "the peer acknowledged nothing for 60 s"
+    PEER_REPLACED = "the peer has left, and another has the address"
     SUPERSEDED = "the peer uses another connection for this flow"
 
 

@@ -282,9 +282,9 @@ class EndpointDriver:
         self.endpoint.close(session, self._now())
         self._wake.set()
 
-    def reset(self, session: Session) -> None:
+    def reset(self, session: Session, reason: CloseReason = CloseReason.ABORTED) -> None:
         """See `Endpoint.reset`."""
-        self.endpoint.reset(session, self._now())
+        self.endpoint.reset(session, self._now(), reason)
         self._wake.set()
 
     # The task.

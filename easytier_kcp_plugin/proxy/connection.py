@@ -6,6 +6,7 @@ import anyio
 
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import Measures
+from easytier_kcp_plugin.kcp.events import CloseReason
 from easytier_kcp_plugin.kcp.stream import EndpointDriver, KcpStream
 
 
@@ -32,12 +33,19 @@ class KcpConnection(TcpConnection):
                 raise
             self._refused = True
             raise anyio.BrokenResourceError from ConnectionRefusedError()
+        except anyio.BrokenResourceError:
+            self._tell_reset()
+            raise
         self._early_end_is_refusal = False
         return data
 
     async def send(self, item: bytes) -> None:
         """Return once the stream has taken all; raises BrokenResourceError or ClosedResourceError."""
-        await self._stream.send(item)
+        try:
+            await self._stream.send(item)
+        except anyio.BrokenResourceError:
+            self._tell_reset()
+            raise
 
     async def send_eof(self) -> None:
         """End our direction after what was sent."""
@@ -56,9 +64,14 @@ class KcpConnection(TcpConnection):
     def end_reason(self) -> str | None:
         """Why the session ended."""
         if self._refused:
-            return "the peer could not reach the destination"
+            return str(CloseReason.DESTINATION_REFUSED)
         reason = self._stream.session.reason
         return None if reason is None else f"KCP: {reason}"
+
+    def _tell_reset(self) -> None:
+        """An RST of the peer is one of the application at its end, and no fault of KCP."""
+        if self._stream.session.reason is CloseReason.RESET:
+            raise anyio.BrokenResourceError from ConnectionResetError()
 
     def measure(self) -> Measures | None:
         """RTT to the peer, and the figures of the stream's engine."""

@@ -106,7 +106,9 @@ def build(choice: Choice) -> object:
         return loaded(choice.options) if callable(loaded) else loaded
     # Code of others may do anything while it is imported, sys.exit() included.
     except (Exception, SystemExit) as error:
-        raise PluginLoadError(name, f"{type(error).__name__}: {error}") from error
+        # What a plugin says of its options is for users; anything else is a fault of its own.
+        words = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
+        raise PluginLoadError(name, words) from error
 
 
 def hooks_of(manager: pluggy.PluginManager, name: str, plugin: object) -> tuple[str, ...]:

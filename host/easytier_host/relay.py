@@ -46,6 +46,7 @@ class RelayError(Exception):
         else:
             super().__init__(f"the {side} side broke: {str(cause) or type(cause).__name__}")
         self.side: Side = side
+        self.is_reset = isinstance(cause, ConnectionResetError)
 
 
 async def carry(source: TcpConnection, destination: TcpConnection, report: Report) -> None:
@@ -67,6 +68,7 @@ async def carry(source: TcpConnection, destination: TcpConnection, report: Repor
             count()
 
     end: Closed | Failed = Failed("this node stops")
+    ended = False
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(count_for_ever)
@@ -75,15 +77,19 @@ async def carry(source: TcpConnection, destination: TcpConnection, report: Repor
         with anyio.fail_after(CLOSE_TIMEOUT):
             await destination.aclose()
             await source.aclose()
-        end = Closed("FIN both ways")
+        end, ended = Closed("FIN both ways"), True
     except* RelayError as errors:
         error = _only(errors)
         broken = source if isinstance(error, RelayError) and error.side == "source" else destination
-        end = Failed(broken.end_reason or str(error))
+        if isinstance(error, RelayError) and error.is_reset and (tally.from_source or tally.from_destination):
+            # An application that has had what it wanted may end so; iperf3 does.
+            end = Closed(str(error))
+        else:
+            end = Failed(broken.end_reason or str(error))
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, OSError) as errors:
         end = Failed(f"did not close: {_only(errors)!r}")
     finally:
-        if isinstance(end, Failed):
+        if not ended:
             for stream in (source, destination):
                 stream.reset()
                 with anyio.move_on_after(1, shield=True):

@@ -7,6 +7,7 @@ plugins.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
@@ -32,6 +33,8 @@ from easytier_host.version import EASYTIER_VERSION
 logger = logging.getLogger("easytier.route")
 
 # Ours.
+TWIN_PATIENCE: Final = 20.0
+"""Seconds: others keep a node that has restarted, with its old id, for up to that long."""
 SHORTEST_INTERVAL: Final = 0.05
 """Seconds between two computations."""
 
@@ -64,7 +67,8 @@ class Topology:
         self._lookup = Lookup((), {})
         self._unsafe_routes: set[IPv4Network] = set()
         self._own_id_claims = 0
-        self._twins: set[int] = set()
+        self._twins: dict[int, float] = {}
+        """Peers with our address, and since when they were seen; infinity once they were warned of."""
         self._told_failure = ""
         self._stale = anyio.Event()
         self.changed()
@@ -76,7 +80,9 @@ class Topology:
     async def run(self, nic: Nic | None) -> None:
         """Keep the tables current for ever."""
         while True:
-            await self._stale.wait()
+            waits = any(since < math.inf for since in self._twins.values())
+            with anyio.move_on_after(TWIN_PATIENCE if waits else math.inf):
+                await self._stale.wait()
             self._stale = anyio.Event()
             self._compute()
             if nic is not None:
@@ -146,15 +152,18 @@ class Topology:
         self._tell(before)
 
     def _warn_of_twin(self) -> None:
+        now = anyio.current_time()
         own = [interface.ip for interface in (self._config.ipv4, self._config.ipv6) if interface is not None]
         for record in self._records.values():
             theirs = {interface.ip for interface in (record.ipv4, record.ipv6) if interface is not None}
-            if theirs.intersection(own) and record.peer_id not in self._twins:
+            if not theirs.intersection(own):
+                self._twins.pop(record.peer_id, None)
+            elif self._twins.setdefault(record.peer_id, now) <= now - TWIN_PATIENCE:
                 logger.warning(
                     "peer %d (%s) has this node's address too; give one of them another", record.peer_id, record.hostname
                 )
-                self._twins.add(record.peer_id)
-        self._twins &= self._records.keys()
+                self._twins[record.peer_id] = math.inf
+        self._twins = {peer_id: since for peer_id, since in self._twins.items() if peer_id in self._records}
         claims = self._state.counters.own_id_claimed
         if claims > self._own_id_claims and not self._own_id_claims:
             logger.warning("another node uses this node's peer id %d; restart one of them", self._state.peer_id)

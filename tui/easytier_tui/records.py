@@ -116,7 +116,7 @@ class FlowRecord(Struct, frozen=True, omit_defaults=True, gc=False):
         chosen = self.reason
         if chosen and self.chosen_by not in ("", "default", "fallback", "peer"):
             chosen = f"{self.chosen_by}: {chosen}"
-        return "; ".join(filter(None, (self.end_reason, chosen)))
+        return "; ".join(dict.fromkeys(filter(None, (self.end_reason, chosen))))
 
     @property
     def has_ended(self) -> bool:

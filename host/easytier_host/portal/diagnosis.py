@@ -116,8 +116,13 @@ def _kcp(node: Node) -> Iterator[Finding]:
     if node.own_record.feature_flag.kcp_input:
         yield _ok("kcp in", "this node accepts KCP")
     else:
-        why = "disable_kcp_input is set" if flags.disable_kcp_input else "no plugin offers it"
-        yield _warn("kcp in", f"this node accepts no KCP: {why}", "see easytier-cli plugins")
+        if flags.disable_kcp_input:
+            why, advice = "disable_kcp_input is set", "leave out --disable-kcp-input, and disable_kcp_input in the file"
+        elif node.config.plugins.get("kcp") is False:
+            why, advice = "the plugin kcp is switched off", "leave out kcp = false below [plugins]"
+        else:
+            why, advice = "no plugin offers it", "see easytier-cli plugins"
+        yield _warn("kcp in", f"this node accepts no KCP: {why}", advice)
     if not (flags.enable_kcp_proxy or node.config.plugins.get("kcp")):
         yield _ok("kcp out", "off: flows from here are plain TCP; enable_kcp_proxy turns it on")
     elif "kcp" in node.gate.transports:
