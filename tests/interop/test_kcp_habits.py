@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.link import LinkOptions
+from easytier_kcp_plugin.kcp.events import CloseReason
 from tests.interop.kcp_scenes import DELAY, DIRECTIONS, JITTER, STACKS, KcpPair, endings, kcp_pair, transports
 from tests.interop.scenes import REHEARSAL
 from tests.netns.nodes import OurNode
@@ -97,10 +98,7 @@ def test_a_refusal_is_felt_at_once(joined: tuple[str, KcpPair, Games]) -> None:
         assert answer["outcome"] in ("reset", "closed")
     else:
         assert answer["outcome"] in ("refused", "reset")
-        assert endings(nodes.source, "Failed")[-1] in (
-            "refused by the destination, or out of the peer's reach",
-            "KCP: reset by the peer",
-        )
+        assert endings(nodes.source, "Failed")[-1] in (str(CloseReason.DESTINATION_REFUSED), "KCP: reset by the peer")
     assert answer["seconds"] < 1.0
 
 
