@@ -17,10 +17,10 @@ from easytier_hooks.streams import SocketStream
 from easytier_hooks.types import Closed, Failed, FlowKey
 from easytier_host.instance import Node
 from easytier_host.nic.memory import MemoryNic
-from easytier_host.packet import PacketType
+from easytier_host.packet import Flag, PacketType
 from easytier_host.plugin_services import OPEN_TYPES, PluginServices
 from easytier_host.targets import Targets
-from tests.unit.host.helpers import ACK, FakeTunnel, device_frame, make_node, tcp_segment, until
+from tests.unit.host.helpers import ACK, RST, FakeTunnel, device_frame, make_node, tcp_segment, until
 
 pytestmark = pytest.mark.anyio
 
@@ -235,3 +235,24 @@ async def test_what_the_users_rules_refuse_is_shown_with_the_reason() -> None:
         (flow,) = a.gate.table
         assert flow.ended == Failed("10.144.0.1:80 is refused to peers: port 80 is not in tcp_whitelist")
         assert a.metrics.refused_dials == 1
+
+
+@pytest.mark.parametrize("flags", [0, Flag.NO_PROXY])
+async def test_packets_for_the_device_are_held_to_the_rules_too(flags: int) -> None:
+    async with pair(tcp_whitelist=((22, 22),)) as (a, _first, b, _second):
+        assert isinstance(a.nic, MemoryNic)
+        assert isinstance(b.nic, MemoryNic)
+        taken, answers = a.nic, b.nic
+        closed, opened = (tcp_segment("10.144.0.2", "10.144.0.1", ports=(40_000, port)) for port in (80, 22))
+        b.outbound.send(a.peer_id, PacketType.DATA, [closed, opened], flags)
+        with anyio.fail_after(20):
+            await taken.wait_written()
+            await answers.wait_written()
+        assert taken.take_packets() == [opened]
+        (reset,) = answers.take_packets()
+        assert (reset[12:20], reset[33]) == (closed[16:20] + closed[12:16], RST | ACK)
+        refused = next(flow for flow in a.gate.table if flow.key.destination_port == 80)
+        assert refused.ended == Failed("refused to peers: port 80 is not in tcp_whitelist")
+        assert refused.peer is not None
+        assert refused.peer.peer_id == b.peer_id
+        assert (a.metrics.dropped_access, a.metrics.refused_dials) == (1, 1)
