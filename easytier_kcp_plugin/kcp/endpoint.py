@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, KcpError, Role
-from easytier_kcp_plugin.kcp.handshake import KINDS, Input, State
+from easytier_kcp_plugin.kcp.handshake import HALF_OPEN_LIFE, KINDS, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
 from easytier_kcp_plugin.kcp.openings import Openings
 from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS
@@ -38,6 +38,8 @@ RST_RATE: Final = 64.0
 """Answers to strangers a second: enough to clear a restarted peer's flows, nothing for a flood."""
 MAX_IDLE_PATHS: Final = 1024
 MAX_LINGERING: Final = 4096
+MAX_MET: Final = 8192
+"""SYNs remembered for as long as their openers may repeat them: one that comes late, or is replayed, dials nothing again."""
 WINDOWS: Final = ((256, 1024), (2048, 128))
 """(Up to so many sessions, receive window of a further one in segments): full ones for all would hold 20 GB."""
 CROWDED_WINDOW: Final = 32
@@ -81,6 +83,8 @@ class EndpointCounters:
     """Packets for unknown ids."""
     resets_sent: int = 0
     """To strangers."""
+    replayed: int = 0
+    """SYNs of conversations that have ended already, soon after their first."""
     siblings_reset: int = 0
     """SYNs of a stock opener that had chosen another conversation already."""
 
@@ -168,6 +172,8 @@ class Endpoint:
         self._resized: list[tuple[int, int]] = []
         self._alone: list[Batch] = []
         """Payloads that must not leave together with others."""
+        self._met: OrderedDict[tuple[int, int], float] = OrderedDict()
+        """When the SYN of a peer's conversation was taken, the latest last."""
         self._rst_tokens, self._rst_at = float(RST_BURST), -math.inf
 
     # The application's calls.  Each is to be followed by a poll.
@@ -407,6 +413,9 @@ class Endpoint:
         if conn_data.dst is None:
             self.counters.dropped_malformed += 1
             return self._refuse(Role.DESTINATION, peer_id, conv, now)
+        if now - self._met.get((peer_id, conv), -math.inf) < HALF_OPEN_LIFE:
+            self.counters.replayed += 1
+            return self._refuse(Role.DESTINATION, peer_id, conv, now)
         peer = self._peer(peer_id)
         limits = self.limits
         if peer.half_open >= limits.half_open_per_peer or len(self._half_open) >= limits.half_open:
@@ -419,6 +428,10 @@ class Endpoint:
         if siblings is not None and siblings.settled:
             self.counters.siblings_reset += 1
             return self._refuse(Role.DESTINATION, peer_id, conv, now)
+        self._met.pop((peer_id, conv), None)
+        self._met[peer_id, conv] = now
+        if len(self._met) > MAX_MET:
+            self._met.popitem(last=False)
         session = Session(self, Role.DESTINATION, peer_id, conn_data, peer.path, now)
         if siblings is not None:
             siblings.join(session)

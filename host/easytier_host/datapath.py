@@ -4,7 +4,7 @@ onward.
 ::
 
     device frames -> FlowGate (hooks, claims) -> lookup per super-packet -> split -> compress? -> seal -> best tunnel
-    tunnel frames -> to us?  Data -> open -> decompress? -> FlowGate (watch) -> device, or the echo responder without one
+    tunnel frames -> to us?  Data -> open -> decompress? -> guard? -> FlowGate (watch) -> device, or the echo responder
                      |                                             '-- to a network behind us -> subnet router
                      |       Ping/Pong -> its connection     RPC -> PeerRpc     types 11 and up -> plugin handlers
                      '-> for others: forward counter + 1 -> next hop, unchanged
@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 
 from easytier_host.compress import CompressError, Compressor
 from easytier_host.crypto import Cipher
+from easytier_host.guard import Guard
 from easytier_host.lookup import Lookup
 from easytier_host.metrics import Metrics
 from easytier_host.nic import offload
@@ -37,6 +38,7 @@ from easytier_host.packet import (
 )
 from easytier_host.peer_conn import PeerConn, transmit
 from easytier_host.peers import PeerMap
+from easytier_host.sealing import always_seals
 from easytier_host.tunnel.base import Tunnel
 
 # Plain integers: an IntFlag or IntEnum costs a method call each time it is used, which per packet is too much.
@@ -50,6 +52,8 @@ _DATA: Final = int(PacketType.DATA)
 _PONG: Final = int(PacketType.PONG)
 _HANDSHAKE: Final = int(PacketType.HANDSHAKE)
 _PINGS: Final = (int(PacketType.PING), _PONG)
+_CONNECTION_TYPES: Final = frozenset({*_PINGS, _HANDSHAKE})
+"""Never sealed, and between neighbours."""
 _IP_VERSIONS: Final = (4, 6)
 _SORT: Final = struct.Struct("<IIBB")
 _sort_of: Final = itemgetter(slice(_SORT.size))
@@ -96,6 +100,8 @@ class Outbound:
         self.lookup: Lookup | None = None
         self.next_hops: dict[int, int] = {}
         """Destination peer -> neighbour, by the policy of our own packets; neighbours themselves are always direct."""
+        self.guard: Guard | None = None
+        """Notes what leaves for peers; None where nothing is restricted."""
         self.public_servers: frozenset[int] = frozenset()
         """Peers with which RPC is in clear: relays that have no key."""
         self._peer_id = peer_id
@@ -111,6 +117,8 @@ class Outbound:
         """Route, segment, seal and send what the device or a TCP stack brought, with further header flags; returns a congested
         tunnel if there is one, to be waited for."""
         metrics = self._metrics
+        if self.guard is not None:
+            self.guard.note(frames)
         batches: dict[tuple[int, int], list[bytes]] = {}
         lookup, split = self.lookup, self._split
         for frame in frames:
@@ -223,12 +231,16 @@ class Inbound:
         *,
         deliver: Callable[[list[bytes]], None],
         rpc: Callable[[int, int, bytes, float], None],
+        version_of: Callable[[int], str | None],
         disable_relay_data: bool,
     ) -> None:
+        """`version_of` is the version that a peer reports, None if nothing is known of it."""
         self.handlers: dict[int, PacketHandler] = {}
         """Packet types that plugins take."""
         self.subnet: Callable[[list[Arrival]], list[bytes]] | None = None
         """Takes Data without NO_PROXY, and returns what is for the device all the same."""
+        self.guard: Guard | None = None
+        """Keeps Data back that begins what is not for its sender; None where nothing is restricted."""
         self.next_hops_by_hops: dict[int, int] = {}
         self.next_hops_by_latency: dict[int, int] = {}
         self._peer_id = peer_id
@@ -239,6 +251,7 @@ class Inbound:
         self._clock = clock
         self._deliver = deliver
         self._rpc = rpc
+        self._version_of = version_of
         self._disable_relay_data = disable_relay_data
 
     def receive(self, conn: PeerConn, frames: list[bytes]) -> None:
@@ -253,7 +266,9 @@ class Inbound:
         relayed: dict[int, list[bytes]] = {}
         for sort, batch in sorts.items():
             source, target, packet_type, flags = _SORT.unpack(sort)
-            if packet_type == _DATA and target == me:
+            if target == me and not self._is_credible(conn, source, packet_type, flags):
+                metrics.dropped_clear += len(batch)
+            elif packet_type == _DATA and target == me:
                 self._sort_packets(self._open(batch, flags), source, flags, packets, arrivals)
             elif packet_type in _PINGS:
                 for frame in batch:
@@ -299,6 +314,10 @@ class Inbound:
         """Put IP packets with those for the device, or with those that may be for a subnet behind this node."""
         whole = [packet for packet in opened if packet and packet[0] >> 4 in _IP_VERSIONS]
         self._metrics.dropped_malformed += len(opened) - len(whole)
+        if self.guard is not None:
+            admitted = self.guard.admit(whole, source)
+            self._metrics.dropped_access += len(whole) - len(admitted)
+            whole = admitted
         if self.subnet is not None and not flags & _NO_PROXY:
             arrivals += [(packet, source, flags) for packet in whole]
         elif flags & _NOT_SEND_TO_TUN:
@@ -306,10 +325,19 @@ class Inbound:
         else:
             packets += whole
 
+    def _is_credible(self, conn: PeerConn, source: int, packet_type: int, flags: int) -> bool:
+        """Whether frames may be what they say: not from ourselves, and not in clear if their sender would have sealed them."""
+        if packet_type in _CONNECTION_TYPES:
+            return True
+        if source == self._peer_id:
+            return False
+        if flags & _ENCRYPTED or self._cipher is None:
+            return True
+        is_neighbour = source == conn.peer_id and not conn.is_foreign_relay
+        return not always_seals(packet_type, self._version_of(source), is_neighbour=is_neighbour)
+
     def _open(self, frames: list[bytes], flags: int) -> Sequence[bytes]:
         """The plain payloads of frames with these flags; those that cannot be had are counted."""
-        # Clear payloads are taken even where encryption is on: stock nodes up to 2.4 send some of theirs so (control plane
-        # 4.4).
         opened: Sequence[bytes | None]
         if not flags & _ENCRYPTED:
             opened = [frame[PEER_HEADER_SIZE:] for frame in frames]

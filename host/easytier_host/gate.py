@@ -45,6 +45,7 @@ from easytier_hooks.types import (
 )
 from easytier_host.claims import Claims
 from easytier_host.flows import Flow, FlowTable, segment_key
+from easytier_host.nic.base import VNET_HEADER_SIZE
 from easytier_host.relay import carry
 from easytier_host.tcp_reset import reset_for
 
@@ -148,6 +149,15 @@ class FlowGate:
             if flow is not None:
                 flow.peer = self.peer_for(flow.key.source_ip)
                 self._settle(flow, Selection(TCP, "came as plain TCP", "peer"))
+        self.publish()
+
+    def refuse(self, syn: bytes, peer: PeerInfo | None, reason: str) -> None:
+        """Show that a peer's TCP SYN, a device frame, was refused before it reached anything; a repeated one is shown once."""
+        flow = self.table.look(syn, VNET_HEADER_SIZE, self._clock(), self._wall_clock(), "inbound")
+        if flow is not None:
+            flow.peer = peer
+            self._settle(flow, Selection(TCP, "came as plain TCP", "peer"))
+            self.table.report(flow, Failed(reason), self._clock())
         self.publish()
 
     def tick(self) -> None:

@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
@@ -48,11 +48,13 @@ from easytier_host.flows import FlowTable
 from easytier_host.forward import Forward, ForwardError
 from easytier_host.forward_udp import UdpForward
 from easytier_host.gate import FlowGate
+from easytier_host.guard import Guard
 from easytier_host.handshake import Identity
 from easytier_host.links import DeviceLink
 from easytier_host.metrics import Metrics
 from easytier_host.next_hop import NextHops
 from easytier_host.nic.base import VNET_HEADER_SIZE, Nic, NicError
+from easytier_host.owners import Owners
 from easytier_host.pb import common_pb2
 from easytier_host.peer_center import PeerCenter
 from easytier_host.peer_conn import PeerConn
@@ -67,6 +69,7 @@ from easytier_host.subnet.overlay import OverlayLink
 from easytier_host.subnet.router import SubnetRouter, is_wanted
 from easytier_host.subnet.tcp import TcpProxy
 from easytier_host.targets import Targets
+from easytier_host.tcp_reset import reset_for
 from easytier_host.topology import Topology, capabilities_of, own_record, peer_info
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError
 from easytier_host.tunnel.url import TunnelUrl
@@ -124,6 +127,8 @@ class Node:
         self.outbound: Outbound
         self.inbound: Inbound
         self.gate: FlowGate
+        self.owners: Owners
+        self.guard: Guard
         self.targets: Targets
         self.overlay: OverlayLink
         self._clock = clock
@@ -359,8 +364,12 @@ class Node:
             peer_for=self.peer_for,
             is_own=self.has_address,
         )
-        self.targets = Targets(self.gate, self.metrics, self.dial_target, self._program)
         self.overlay = OverlayLink(self.outbound, Claims(self.gate.table), self.metrics, mtu, batch)
+        self.owners = Owners(config, self._record, self.peer_for)
+        self.guard = Guard(
+            config, self.owners, self._clock, interface_addresses=self.interface_addresses, refuse=self._refuse_plain
+        )
+        self.targets = Targets(self.gate, self.metrics, self.dial_target, self.owners, self.guard, self._program)
         self._rpc = PeerRpc(self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, secrets.randbits(62))
         self.inbound = Inbound(
             self.peer_id,
@@ -370,8 +379,11 @@ class Node:
             self._clock,
             deliver=self._deliver,
             rpc=self._rpc.receive,
+            version_of=self._version_of,
             disable_relay_data=flags.disable_relay_data,
         )
+        if self.guard.watches_packets:
+            self.outbound.guard = self.inbound.guard = self.guard
         state = LinkState(self.peer_id, own_record(config, capabilities), partial(secrets.randbits, 64), self._clock())
         self._state = state
         self._topology = Topology(
@@ -455,7 +467,7 @@ class Node:
             self._clock,
             has_device=has_device,
             target=self.dial_target,
-            record=self._topology.record,
+            owners=self.owners,
             identifier=secrets.randbits(16),
             mtu=mtu,
         )
@@ -469,7 +481,9 @@ class Node:
                 self._clock,
                 self._wall_clock,
                 dial=self.targets.dial,
-                dial_as_exit=Targets(gate, self.metrics, partial(self.dial_target, exit_node=True)).dial,
+                dial_as_exit=Targets(
+                    gate, self.metrics, partial(self.dial_target, exit_node=True), self.owners, self.guard
+                ).dial,
                 is_alone=not has_device,
             )
         elif self.config.proxy_networks:
@@ -535,6 +549,23 @@ class Node:
         left = [(packet, peer_id, flags) for first, peer_id, flags in arrivals if (packet := take(first)) is not None]
         self.metrics.delivered_packets += len(arrivals) - len(left)
         return router.take(left)
+
+    def _refuse_plain(self, packet: bytes, peer_id: int, reason: str) -> None:
+        """Answer a TCP SYN of a peer that is not for it, and show its flow."""
+        frame = bytes(VNET_HEADER_SIZE) + packet
+        self.metrics.refused_dials += 1
+        record = self._record(peer_id)
+        self.gate.refuse(frame, None if record is None else peer_info(record), f"refused to peers: {reason}")
+        with suppress(ValueError):
+            # Fragments of a segment have no answer.
+            self.overlay.write([reset_for(frame)])
+
+    def _record(self, peer_id: int) -> PeerRecord | None:
+        return self._topology.record(peer_id)
+
+    def _version_of(self, peer_id: int) -> str | None:
+        record = self._topology.record(peer_id)
+        return None if record is None else record.easytier_version
 
     async def _every(self, interval: float, action: Callable[[], object]) -> None:
         while True:

@@ -2,7 +2,8 @@
 
 Every field counts since the node was made and only grows.  Invariant: each of `received_frames` is counted in exactly one of
 `delivered_packets`, `relayed_frames`, `control_frames`, `plugin_frames`, `dropped_malformed`, `dropped_unsealed`,
-`dropped_unhandled` and `dropped_relay`.  The other `dropped_*` fields are about what this node sends, and the inside of RPC.
+`dropped_clear`, `dropped_access`, `dropped_unhandled` and `dropped_relay`.  The other `dropped_*` fields are about what this
+node sends, and the inside of RPC.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class Metrics:
     """Frames of a type that is never passed on, and Data frames without an IP packet inside."""
     dropped_unsealed: int = 0
     """Frames that could not be opened: wrong key, broken tail, encryption off here, or not decompressed."""
+    dropped_clear: int = 0
+    """Frames in clear text, with encryption on, of a sender that always seals them; and frames that claim to be our own."""
+    dropped_access: int = 0
+    """Data frames that begin what whitelists or access rules refuse."""
     dropped_unhandled: int = 0
     """Frames for this node of a type that nobody here takes."""
     dropped_relay: int = 0
@@ -70,7 +75,9 @@ class Metrics:
     """Tunnels closed before their handshake because too many were half open."""
 
     refused_dials: int = 0
-    """Connections of peers to what this node does not dial for others."""
+    """Connections of peers to what this node does not dial for others, or does not dial for them."""
+    forged_sources: int = 0
+    """Those among them that claimed the address of another node."""
 
     def as_dict(self) -> dict[str, int]:
         """All counters by name."""

@@ -1,7 +1,8 @@
 """Connections of peers on their last step: from this node to the destination that they ask for.
 
 The only place that dials for others, whatever brought the connection here: `serve` for those that a transport carries,
-`subnet.tcp` for those that come as plain TCP.  Both use `dial`; what may be dialled is said in `dial.py`.
+`subnet.tcp` for those that come as plain TCP.  Both use `dial`; what may be dialled is said in `dial.py`.  What a user forbids
+some peers besides is asked of `guard`: here for transports, on the way of the packets for plain TCP.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from easytier_hooks import streams
 from easytier_hooks.errors import DialRefused
 from easytier_hooks.services import Endpoint
 from easytier_hooks.streams import TcpConnection
-from easytier_hooks.types import Connected, Connecting, Failed, FlowKey, IPAddress, Selection
+from easytier_hooks.types import Connected, Connecting, Failed, FlowKey, IPAddress, Selection, endpoint
+from easytier_host.access import TCP
 from easytier_host.embedding import Listeners
 from easytier_host.gate import FlowGate
+from easytier_host.guard import Guard
 from easytier_host.metrics import Metrics
+from easytier_host.owners import Claim, Owners
 from easytier_host.sockets import reason_of
+from easytier_host.topology import peer_info
 
 logger = logging.getLogger("easytier.targets")
 
@@ -30,19 +35,23 @@ DIAL_TIMEOUT: Final = 10.0
 
 
 class Targets:
-    """Dials for the peers of one node.  `real_address` is `dial_target` of that node; `listeners` are those of the program that
-    runs it, which come before those of the machine."""
+    """Dials for the peers of one node.  `real_address` is `dial_target` of that node, `owners` and `guard` judge who asks;
+    `listeners` are those of the program that runs it, which come before those of the machine."""
 
     def __init__(
         self,
         gate: FlowGate,
         metrics: Metrics,
         real_address: Callable[[IPAddress, int], Endpoint],
+        owners: Owners,
+        guard: Guard,
         listeners: Listeners | None = None,
     ) -> None:
         self._gate = gate
         self._metrics = metrics
         self._real_address = real_address
+        self._owners = owners
+        self._guard = guard
         self._listeners = listeners
 
     async def dial(self, ip: IPAddress, port: int, source: Endpoint | None = None) -> TcpConnection:
@@ -66,25 +75,46 @@ class Targets:
     ) -> None:
         """Carry a connection that the peer `opener` has opened over a transport, until its end; see `HostServices.serve`."""
         gate, (ip, port) = self._gate, destination
-        source_ip, source_port = source or (type(ip)(0), 0)
+        believed, refusal = self._judge(opener, source, destination)
+        shown = believed if not refusal and believed is not None else source or (type(ip)(0), 0)
         try:
-            key = FlowKey(source_ip, source_port, ip, port)
-            self._real_address(ip, port)
-        except (DialRefused, ValueError) as error:
+            key = FlowKey(*shown, ip, port)
+        except ValueError as error:
             self._metrics.refused_dials += 1
             logger.debug("refused a connection of peer %d: %s", opener, error)
             connection.reset()
             return
-        peer = gate.peer_for(source_ip) if source is not None else None
-        flow = gate.open_flow(key, "inbound", peer, selection)
+        record = self._owners.record(opener)
+        flow = gate.open_flow(key, "inbound", None if record is None else peer_info(record), selection)
         report = partial(gate.report, flow.id)
         report(Connecting())
         try:
-            target = await self.dial(ip, port, source)
-        except (OSError, DialRefused) as error:
-            report(Failed(f"{ip}:{port} cannot be reached: {reason_of(error)}"))
+            if refusal:
+                self._metrics.refused_dials += 1
+                raise DialRefused(refusal)
+            target = await self.dial(ip, port, believed)
+        except DialRefused as error:
+            report(Failed(f"{endpoint(ip, port)} is refused to peers: {error}"))
+            connection.reset()
+            return
+        except OSError as error:
+            report(Failed(f"{endpoint(ip, port)} cannot be reached: {reason_of(error)}"))
             connection.reset()
             return
         connection.confirm()
         report(Connected())
         await gate.relay(flow.id, connection, target)
+
+    def _judge(self, opener: int, source: Endpoint | None, destination: Endpoint) -> tuple[Endpoint | None, str]:
+        """The source to believe in, and why the connection is refused, "" if it is not."""
+        ip, port = destination
+        if source is not None:
+            match self._owners.judge(opener, source[0]):
+                case Claim.FORGED:
+                    self._metrics.forged_sources += 1
+                    return None, f"{source[0]} is not an address of the peer that claims it"
+                case Claim.FOREIGN:
+                    stand_in = self._owners.stand_in(opener, ip.version)
+                    source = None if stand_in is None else (stand_in, source[1])
+        refusal = self._guard.refusal(TCP, opener, None if source is None else source[0], ip, port)
+        return source, refusal

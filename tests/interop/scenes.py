@@ -103,6 +103,15 @@ def reaches(one: RunningNode, other: RunningNode) -> bool:
     return one.ping(other) == 1.0
 
 
+def echoes_all(one: RunningNode, other: RunningNode, *, count: int, size_bytes: int) -> None:
+    """Wait until a whole series of echo requests is answered.  A node that has just joined may lose some on a busy machine."""
+    wait_for(
+        lambda: one.ping(other, count=count, size_bytes=size_bytes, interval=0.02) == 1.0,
+        f"all of {count} echoes of {size_bytes} bytes from {one!r} to {other!r}",
+        10,
+    )
+
+
 def stock_of(nodes: Sequence[RunningNode], index: int) -> StockNode:
     """The node at `index`, which has to be a stock one."""
     found = nodes[index]

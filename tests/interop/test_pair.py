@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interop.scenes import pair, sees, wait_joined
+from tests.interop.scenes import echoes_all, pair, sees, wait_joined
 from tests.netns.nodes import ALGORITHMS, RunningNode, StockNode
 from tests.netns.requirements import INTEROP
 from tests.netns.topology import wait_for
@@ -48,8 +48,8 @@ def test_stock_lists_the_other_with_its_address(joined: Pair) -> None:
 @pytest.mark.parametrize("size_bytes", [8, 1300, 5 * 1024])
 def test_echo_both_ways(joined: Pair, size_bytes: int) -> None:
     one, other = joined
-    assert one.ping(other, count=5, size_bytes=size_bytes, interval=0.02) == 1.0
-    assert other.ping(one, count=5, size_bytes=size_bytes, interval=0.02) == 1.0
+    echoes_all(one, other, count=5, size_bytes=size_bytes)
+    echoes_all(other, one, count=5, size_bytes=size_bytes)
 
 
 def test_tcp_arrives_unchanged_both_ways(joined: Pair) -> None:
@@ -77,7 +77,7 @@ def test_udp_arrives_both_ways(joined: Pair) -> None:
 def test_ipv6_underlay(scheme: str, listening: str, dialling: str) -> None:
     with pair(listening, dialling, scheme=scheme, ipv6=True) as nodes:
         wait_joined(nodes)
-        assert nodes[0].ping(nodes[1], count=5, size_bytes=1300, interval=0.02) == 1.0
+        echoes_all(nodes[0], nodes[1], count=5, size_bytes=1300)
         transfer(nodes[1].namespace, nodes[0].namespace, nodes[0].address)
 
 

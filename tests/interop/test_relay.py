@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from bench.link import LinkOptions, LossyLink
-from tests.interop.scenes import PORT, chain, listener, node, options_for, sees, stock_of, wait_joined
+from tests.interop.scenes import PORT, chain, echoes_all, listener, node, options_for, sees, stock_of, wait_joined
 from tests.netns.nodes import StockNode
 from tests.netns.requirements import INTEROP
 from tests.netns.topology import Topology, wait_for
@@ -29,7 +29,7 @@ def test_the_middle_relays(kinds: tuple[str, str, str], scheme: str) -> None:
     with chain(kinds, scheme=scheme) as nodes:
         wait_joined(nodes)
         first, middle, last = nodes
-        assert first.ping(last, count=10, size_bytes=1300, interval=0.02) == 1.0
+        echoes_all(first, last, count=10, size_bytes=1300)
         transfer(first.namespace, last.namespace, last.address)
         transfer(last.namespace, first.namespace, first.address)
         assert iperf_tcp(first.namespace, last.namespace, last.address).mbits > 10

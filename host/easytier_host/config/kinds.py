@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
@@ -148,6 +148,26 @@ def _ip_address(value: object) -> IPv4Address | IPv6Address:
 
 def _ip_network_text(value: object) -> str:
     return str(_parsed(_text(value), lambda cidr: ip_network(cidr, strict=False), "an IP network"))
+
+
+def _ip_network(value: object) -> IPv4Network | IPv6Network:
+    network: IPv4Network | IPv6Network = _parsed(_text(value), ip_network, "an IP network without bits behind its prefix")
+    return network
+
+
+def _port_range(value: object) -> tuple[int, int]:
+    """`80`, or `8000-8100` with both ends; 0 stands for no port at all in stock's lists, where an empty one means all."""
+    first, dash, last = _text(value).replace(" ", "").partition("-")
+    ports = (first, last if dash else first)
+    if not all(port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65_535 for port in ports):
+        raise ValueError(f'"{value}" is neither a port nor a range like 8000-8100')
+    if int(ports[0]) > int(ports[1]):
+        raise ValueError(f'"{value}" ends before it begins')
+    return int(ports[0]), int(ports[1])
+
+
+def _port_ranges(value: object) -> tuple[tuple[int, int], ...]:
+    return tuple(_port_range(item) for item in expect(value, list))
 
 
 def _split_url(text: str) -> tuple[SplitResult, int | None]:
@@ -308,7 +328,10 @@ IPV4_INTERFACE: Final = Kind("IPv4 address, /prefix", _ipv4_interface)
 IPV6_INTERFACE: Final = Kind("IPv6 address, /prefix", _ipv6_interface)
 IPV4_NETWORK: Final = Kind("IPv4 network", _ipv4_network)
 IP_ADDRESS: Final = Kind("IP address", _ip_address)
-IP_NETWORK: Final = Kind("IP network", _ip_network_text)
+IP_NETWORK_TEXT: Final = Kind("IP network", _ip_network_text)
+IP_NETWORK: Final = Kind("IP network", _ip_network)
+PORTS: Final = Kind("port or range", _port_range)
+PORT_LIST: Final = Kind("array of port or range", _port_ranges)
 TUNNEL_URL: Final = Kind("URL", _tunnel_url)
 DEVICE_NAME: Final = Kind("device name", _device_name)
 COMPRESSION: Final = Kind('1, 2, "none" or "zstd"', _compression, compression_from_text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from types import MappingProxyType
 from typing import Final, TypeAlias
 from uuid import UUID, uuid4
@@ -47,6 +47,27 @@ class PortForward:
     bind_addr: str
     dst_addr: str
     proto: str
+
+
+PortRange: TypeAlias = tuple[int, int]
+"""The first and the last port."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRule:
+    """What some peers may reach through this node, or may not: TCP connections and UDP datagrams that fit in all that is given.
+
+    `destination` is where they really go, behind a mapping; for this node itself its address in the overlay.
+    """
+
+    allows: bool
+    proto: str = ""
+    """`tcp` or `udp`; empty: both."""
+    peer: str = ""
+    """Host name of the peer."""
+    source: IPv4Network | IPv6Network | None = None
+    destination: IPv4Network | IPv6Network | None = None
+    ports: tuple[PortRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +162,9 @@ class Config:
     metrics_listener: str = ""
     socks5: str = ""
     port_forwards: tuple[PortForward, ...] = ()
-    tcp_whitelist: tuple[str, ...] = ()
-    udp_whitelist: tuple[str, ...] = ()
+    tcp_whitelist: tuple[PortRange, ...] = ()
+    udp_whitelist: tuple[PortRange, ...] = ()
+    access: tuple[AccessRule, ...] = ()
     console_log_level: str = "info"
     file_log: FileLog = FileLog()
     flags: Flags = Flags()

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from easytier_host.config import kinds
 from easytier_host.config.kinds import BOOLEAN, STRING, Kind
-from easytier_host.config.model import HOSTNAME_LENGTH, UNLIMITED, FileLog, Flags, PortForward, ProxyNetwork
+from easytier_host.config.model import HOSTNAME_LENGTH, UNLIMITED, AccessRule, FileLog, Flags, PortForward, ProxyNetwork
 from easytier_host.portal import address
 
 
@@ -54,6 +54,13 @@ def _proxy_network(cidr: Any, mapped_cidr: Any = None, allow: object = None) -> 
     return ProxyNetwork(cidr, mapped_cidr)
 
 
+def _access_rule(action: str, **conditions: Any) -> AccessRule:
+    families = {conditions[name].version for name in ("source", "destination") if name in conditions}
+    if len(families) > 1:
+        raise ValueError(f"{conditions['source']} and {conditions['destination']} are of two families")
+    return AccessRule(action == "allow", **conditions)
+
+
 _PEER = kinds.table(
     "peer", required=["uri"], build=lambda uri, peer_public_key="": uri, uri=kinds.TUNNEL_URL, peer_public_key=STRING
 )
@@ -66,6 +73,17 @@ _PROXY_NETWORK = kinds.table(
     allow=kinds.ARRAY,
 )
 _PORT_FORWARD = kinds.table("port_forward", required=list(_ENDPOINTS), build=PortForward, **_ENDPOINTS)
+_ACCESS = kinds.table(
+    "access",
+    required=["action"],
+    build=_access_rule,
+    action=kinds.choice(("allow", "deny")),
+    proto=kinds.choice(("tcp", "udp")),
+    peer=STRING,
+    source=kinds.IP_NETWORK,
+    destination=kinds.IP_NETWORK,
+    ports=kinds.PORT_LIST,
+)
 
 _PORTAL: Final = Kind('port, ip:port or "off"', address.check)
 
@@ -173,8 +191,22 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             many=True,
             target="port_forwards",
         ),
-        Setting("tcp_whitelist", STRING, "TCP ports that peers may reach", _IGNORED, many=True, target="tcp_whitelist"),
-        Setting("udp_whitelist", STRING, "UDP ports that peers may reach", _IGNORED, many=True, target="udp_whitelist"),
+        Setting(
+            "tcp_whitelist",
+            kinds.PORTS,
+            "TCP ports of this node that peers may reach, as 80 or 8000-8100; empty: all; 0: none",
+            many=True,
+            target="tcp_whitelist",
+        ),
+        Setting("udp_whitelist", kinds.PORTS, "the same for UDP", many=True, target="udp_whitelist"),
+        Setting(
+            "access",
+            _ACCESS,
+            "our own: what peers may reach, the first rule that fits decides (docs/security.md): `action` (allow or deny), "
+            "`proto`, `peer`, `source`, `destination`, `ports`",
+            many=True,
+            target="access",
+        ),
         Setting(
             "rpc_portal",
             _PORTAL,
@@ -185,7 +217,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         ),
         Setting(
             "rpc_portal_whitelist",
-            kinds.IP_NETWORK,
+            kinds.IP_NETWORK_TEXT,
             "who may ask the portal; empty: this machine only",
             many=True,
             target="rpc_portal_whitelist",

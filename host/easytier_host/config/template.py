@@ -39,6 +39,7 @@ _EXAMPLES: Final = {
 _TABLES: Final = {
     "peer": ('uri = "udp://203.0.113.5:11010"',),
     "proxy_network": ('cidr = "10.1.2.0/24"', 'mapped_cidr = "10.9.2.0/24"'),
+    "access": ('action = "deny"', 'proto = "tcp"', 'destination = "10.1.2.0/24"', 'ports = ["22", "8000-8100"]'),
     "port_forward": ('proto = "tcp"', 'bind_addr = "127.0.0.1:8080"', 'dst_addr = "10.144.0.2:80"'),
 }
 """Keys that are arrays of tables; TOML wants them after all others."""

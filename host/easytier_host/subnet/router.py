@@ -28,6 +28,7 @@ from easytier_host.flows import ACK, SYN
 from easytier_host.lookup import Kind
 from easytier_host.metrics import Metrics
 from easytier_host.nic.base import VNET_HEADER_SIZE
+from easytier_host.owners import Owners
 from easytier_host.packet import Flag, PacketType
 from easytier_host.route_records import PeerRecord
 from easytier_host.subnet.fragments import Reassembler
@@ -40,8 +41,8 @@ logger = logging.getLogger("easytier.subnet")
 # Ours.
 EXPIRE_TICK: Final = 5.0
 """Seconds."""
-MAX_PROVEN: Final = 4096
-"""Senders remembered with an address that is theirs; at this number the memory starts over."""
+MAX_WARNED: Final = 4096
+"""Senders of whom a warning was given; at this number the memory starts over."""
 
 _NO_PROXY: Final = int(Flag.NO_PROXY)
 _NOT_SEND_TO_TUN: Final = int(Flag.NOT_SEND_TO_TUN)
@@ -61,7 +62,7 @@ def is_wanted(config: Config, *, has_device: bool) -> bool:
 class SubnetRouter:
     """The router of one node.
 
-    `target(ip, port, exit_node)` says where a datagram really goes, as `dial.dial_target`; `record` knows the peers;
+    `target(ip, port, exit_node)` says where a datagram really goes, as `dial.dial_target`; `owners` knows the peers;
     `identifier` is that of our pings, `mtu` that of the overlay, in bytes.
     """
 
@@ -74,7 +75,7 @@ class SubnetRouter:
         *,
         has_device: bool,
         target: Callable[[IPAddress, int, bool], tuple[IPAddress, int]],
-        record: Callable[[int], PeerRecord | None],
+        owners: Owners,
         identifier: int,
         mtu: int,
     ) -> None:
@@ -83,13 +84,12 @@ class SubnetRouter:
         self._outbound = outbound
         self._metrics = metrics
         self._clock = clock
-        self._record = record
+        self._owners = owners
         self._has_device = has_device
         self._own = config.ipv4.ip.packed if config.ipv4 is not None else b""
         offered = [network.mapped_cidr or network.cidr for network in config.proxy_networks]
         self._offered = [(int(cidr.netmask), int(cidr.network_address)) for cidr in offered]
         self._is_exit = config.flags.enable_exit_node
-        self._proven: dict[tuple[int, bytes], PeerRecord] = {}
         self._warned: set[int] = set()
         self._fragments = Reassembler(metrics)
         self._udp = UdpProxy(metrics, clock, real_address=target, reply=self._reply, mtu=mtu)
@@ -148,7 +148,7 @@ class SubnetRouter:
 
     def _carry(self, packet: bytes, peer_id: int, exit_node: bool, segments: dict[bool, list[bytes]]) -> bytes | None:
         """Check one packet and give it to its protocol, TCP into `segments`; returns it, whole, if that has no use for it."""
-        record = self._record(peer_id)
+        record = self._owners.record(peer_id)
         if record is None:
             self._metrics.dropped_subnet += 1
             return None
@@ -160,7 +160,7 @@ class SubnetRouter:
         protocol = packet[9]
         if (protocol == ipv4.TCP and self.tcp is None) or (protocol == ipv4.UDP and self._udp.is_answer(packet)):
             return packet
-        if not self._may_use(record, packet[12:16]):
+        if not self._owners.owns(record, packet[12:16]):
             if not _begins(packet):
                 return packet
             self._metrics.dropped_subnet += 1
@@ -174,23 +174,10 @@ class SubnetRouter:
             return packet
         return None
 
-    def _may_use(self, record: PeerRecord, address: bytes) -> bool:
-        """Whether a peer may send from an address."""
-        if self._proven.get((record.peer_id, address)) is record:
-            return True
-        ip = IPv4Address(address)
-        is_its_own = record.ipv4 is not None and record.ipv4.ip == ip
-        if not is_its_own and not any(ip in cidr for cidr in record.proxy_cidrs):
-            return False
-        if len(self._proven) >= MAX_PROVEN:
-            self._proven.clear()
-        self._proven[record.peer_id, address] = record
-        return True
-
     def _warn(self, record: PeerRecord, address: bytes) -> None:
         if record.peer_id in self._warned:
             return
-        if len(self._warned) >= MAX_PROVEN:
+        if len(self._warned) >= MAX_WARNED:
             self._warned.clear()
         self._warned.add(record.peer_id)
         logger.warning(

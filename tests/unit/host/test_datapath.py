@@ -46,6 +46,8 @@ FROM_FRAME = (
     "plugin_frames",
     "dropped_malformed",
     "dropped_unsealed",
+    "dropped_clear",
+    "dropped_access",
     "dropped_unhandled",
     "dropped_relay",
 )
@@ -68,6 +70,7 @@ class Host:
         batch: Batch = IN_PYTHON,
         **inbound: Any,
     ) -> None:
+        self.versions: dict[int, str] = {}
         self.metrics = Metrics()
         self.peers = PeerMap(lambda _conn: None, lambda _peer, _reason: None, self.metrics)
         self.conns = {peer_id: make_conn(peer_id) for peer_id in (PEER, OTHER)}
@@ -95,6 +98,7 @@ class Host:
             FakeClock(),
             deliver=self._deliver,
             rpc=lambda source, kind, payload, _now: self.rpc.append((source, kind, payload)),
+            version_of=self.versions.get,
             **({"disable_relay_data": False} | inbound),
         )
         self.inbound.next_hops_by_hops = {FAR: OTHER}
@@ -303,10 +307,30 @@ def test_data_for_us_is_opened_and_delivered_in_order() -> None:
     assert host.conns[PEER].received_frames == 5
 
 
-def test_clear_data_is_taken_where_encryption_is_on() -> None:
+def test_clear_data_is_taken_of_those_alone_that_do_not_seal_all() -> None:
     host = Host()
-    host.receive(build_frame(PEER, ME, PacketType.DATA, PACKET))
-    assert host.delivered == [PACKET]
+    host.versions |= {PEER: "2.4.5-abcdef", FAR: "2.5.0"}
+    taken: list[tuple[int, list[bytes]]] = []
+    host.inbound.handlers[PacketType.KCP_SRC] = lambda source, payloads: taken.append((source, payloads))
+    for source in (PEER, FAR, OTHER):
+        # Nothing is known of OTHER.
+        host.receive(build_frame(source, ME, PacketType.DATA, PACKET), build_frame(source, ME, PacketType.KCP_SRC, b"syn"))
+    assert (host.delivered, taken) == ([PACKET], [(PEER, [b"syn"])])
+    assert host.metrics.dropped_clear == 4
+
+
+def test_clear_frames_are_normal_where_encryption_is_off() -> None:
+    host = Host(encrypted=False)
+    host.receive(build_frame(PEER, ME, PacketType.DATA, PACKET), build_frame(PEER, ME, PacketType.RPC_REQ, b"rpc"))
+    assert (host.delivered, host.rpc) == ([PACKET], [(PEER, 8, b"rpc")])
+
+
+@pytest.mark.parametrize("kind", [PacketType.DATA, PacketType.RPC_REQ, PacketType.KCP_SRC])
+def test_a_frame_that_claims_to_be_our_own_is_not_believed(kind: PacketType) -> None:
+    host = Host()
+    host.inbound.handlers[PacketType.KCP_SRC] = lambda _source, _payloads: pytest.fail("believed")
+    host.receive(host.sealed(PACKET, kind, source=ME))
+    assert (host.delivered, host.rpc, host.metrics.dropped_clear) == ([], [], 1)
 
 
 def test_sealed_data_is_dropped_where_encryption_is_off() -> None:
@@ -328,6 +352,7 @@ def test_frames_sealed_with_another_key_or_damaged_are_dropped() -> None:
 
 def test_compressed_data_is_unfolded_or_dropped() -> None:
     host = Host()
+    host.versions[PEER] = "2.2.4"
     plain = udp_packet("10.144.0.2", "10.144.0.1", b"a" * 600)
     packed = Compressor().compress(plain)
     assert packed is not None
@@ -344,6 +369,7 @@ def test_compressed_data_is_unfolded_or_dropped() -> None:
 @pytest.mark.parametrize("payload", [b"", b"\x00", b"\x55" * 40, b"\xff" * 100])
 def test_data_without_an_ip_packet_is_malformed(payload: bytes) -> None:
     host = Host()
+    host.versions[PEER] = "2.2.4"
     host.receive(build_frame(PEER, ME, PacketType.DATA, payload), host.sealed(payload))
     assert host.delivered == []
     assert host.metrics.dropped_malformed == 2
@@ -377,6 +403,15 @@ def test_what_may_be_proxied_goes_to_the_subnet_router_and_what_it_leaves_to_the
     assert taken == [(packets[1], PEER, encrypted), (packets[2], FAR, encrypted | Flag.EXIT_NODE)]
     assert host.delivered == [packets[0], packets[2]]
     assert host.metrics.dropped_unhandled == 1
+
+
+def test_rpc_in_clear_is_none_of_a_neighbours_but_of_a_relay_of_other_networks() -> None:
+    host = Host()
+    host.receive(build_frame(PEER, ME, PacketType.RPC_REQ, b"forged"))
+    assert (host.rpc, host.metrics.dropped_clear) == ([], 1)
+    host.conns[OTHER] = make_conn(OTHER, is_foreign_relay=True)
+    host.receive(build_frame(OTHER, ME, PacketType.RPC_REQ, b"relay"), source=OTHER)
+    assert host.rpc == [(OTHER, 8, b"relay")]
 
 
 def test_rpc_is_opened_and_handed_on() -> None:

@@ -93,11 +93,35 @@ def test_nobody_is_an_exit_without_being_asked_and_told(config: Config) -> None:
         dial_target(config, (), ip_address("203.0.113.9"), 80, exit_node=config is CONFIG)
 
 
+HOSTILE = Config(
+    ipv4=IPv4Interface("10.144.0.1/24"),
+    proxy_networks=tuple(
+        ProxyNetwork(IPv4Network(real), IPv4Network(f"10.9.{number}.0/24"))
+        for number, real in enumerate(("0.0.0.0/24", "127.0.0.0/24", "169.254.169.0/24", "224.0.0.0/24", "10.144.0.0/24"))
+    ),
+)
+
+
+@pytest.mark.parametrize("wanted", ["10.9.0.0", "10.9.0.9", "10.9.1.1", "10.9.2.254", "10.9.3.1", "10.9.4.2"])
+def test_a_mapping_leads_neither_into_this_machine_nor_back_into_the_overlay(wanted: str) -> None:
+    with pytest.raises(DialRefused):
+        real_address(HOSTILE, ip_address(wanted))
+
+
+def test_a_network_around_the_overlay_does_not_lead_back_into_it() -> None:
+    config = Config(ipv4=IPv4Interface("10.144.0.1/24"), proxy_networks=(ProxyNetwork(IPv4Network("10.0.0.0/8")),))
+    assert real_address(config, ip_address("10.1.2.3")) == ip_address("10.1.2.3")
+    with pytest.raises(DialRefused, match="not outside of the overlay"):
+        real_address(config, ip_address("10.144.0.2"))
+
+
 @pytest.mark.parametrize(
     "wanted",
     [
         "127.0.0.1",
         "0.0.0.0",
+        "0.1.2.3",
+        "::ffff:127.0.0.1",
         "169.254.169.254",
         "224.0.0.1",
         "255.255.255.255",

@@ -35,6 +35,8 @@ FROM_FRAME = (
     "plugin_frames",
     "dropped_malformed",
     "dropped_unsealed",
+    "dropped_clear",
+    "dropped_access",
     "dropped_unhandled",
     "dropped_relay",
 )

@@ -14,13 +14,13 @@ from anyio.abc import SocketStream as AnyioSocketStream
 
 from easytier_hooks.services import HostServices
 from easytier_hooks.streams import SocketStream
-from easytier_hooks.types import Closed, FlowKey
+from easytier_hooks.types import Closed, Failed, FlowKey
 from easytier_host.instance import Node
 from easytier_host.nic.memory import MemoryNic
-from easytier_host.packet import PacketType
+from easytier_host.packet import Flag, PacketType
 from easytier_host.plugin_services import OPEN_TYPES, PluginServices
 from easytier_host.targets import Targets
-from tests.unit.host.helpers import ACK, FakeTunnel, device_frame, make_node, tcp_segment, until
+from tests.unit.host.helpers import ACK, RST, FakeTunnel, device_frame, make_node, tcp_segment, until
 
 pytestmark = pytest.mark.anyio
 
@@ -28,9 +28,10 @@ KEY = FlowKey(IPv4Address("10.144.0.1"), 40_000, IPv4Address("10.144.0.2"), 22)
 
 
 @asynccontextmanager
-async def pair() -> AsyncIterator[tuple[Node, PluginServices, Node, PluginServices]]:
+async def pair(**first: object) -> AsyncIterator[tuple[Node, PluginServices, Node, PluginServices]]:
+    """Two nodes; `first` are settings of the first one."""
     async with AsyncExitStack() as stack:
-        a = await stack.enter_async_context(make_node(1, nic=MemoryNic()))
+        a = await stack.enter_async_context(make_node(1, nic=MemoryNic(), **first))  # type: ignore[arg-type]
         b = await stack.enter_async_context(make_node(2, a.listeners[0], nic=MemoryNic()))
         await until(lambda: a.routes() and b.routes())
         yield a, PluginServices(a, "test", {"window": 5}), b, PluginServices(b, "test", {})
@@ -158,7 +159,7 @@ async def test_a_connection_of_a_peer_is_dialled_carried_and_told() -> None:
         anyio.create_task_group() as tasks,
     ):
         port = listener.extra(SocketAttribute.local_port)
-        a.targets = Targets(a.gate, a.metrics, lambda _ip, _port: (IPv4Address("127.0.0.1"), port))
+        a.targets = Targets(a.gate, a.metrics, lambda _ip, _port: (IPv4Address("127.0.0.1"), port), a.owners, a.guard)
         tasks.start_soon(listener.serve, echo)
         near, far = socket.socketpair()
         source, destination = (IPv4Address("10.144.0.2"), 40_000), (IPv4Address("10.144.0.1"), port)
@@ -185,10 +186,73 @@ async def test_a_connection_to_what_is_not_for_peers_is_reset_and_counted() -> N
             await first.serve(connection, b.peer_id, "kcp", None, (IPv4Address("192.0.2.1"), 22))
             assert near.recv(1) == b""
         assert a.metrics.refused_dials == 1
-        assert len(a.gate.table) == 0
+        (flow,) = a.gate.table
+        assert isinstance(flow.ended, Failed)
+        assert "192.0.2.1:22 is refused to peers: 192.0.2.1 is neither" in flow.ended.reason
 
 
 async def echo(stream: AnyioSocketStream) -> None:
     async with stream:
         async for chunk in stream:
             await stream.send(chunk)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "shown", "forged"),
+    [
+        ("10.144.0.2", "10.144.0.2", False),
+        # A client of stock's SOCKS5 server, which tells of it in good faith: the peer stands for it.
+        ("127.0.0.1", "10.144.0.2", False),
+        ("10.144.0.1", "10.144.0.1", True),
+        ("10.144.0.77", "10.144.0.77", True),
+    ],
+)
+async def test_a_peer_speaks_for_itself_alone(claimed: str, shown: str, forged: bool) -> None:
+    async with pair() as (a, first, b, _second):
+        near, far = socket.socketpair()
+        with near:
+            source = (IPv4Address(claimed), 40_000)
+            with socket.socket() as closed:
+                closed.bind(("127.0.0.1", 0))
+                destination = (IPv4Address("10.144.0.1"), closed.getsockname()[1])
+            await first.serve(SocketStream(far), b.peer_id, "kcp", source, destination)
+        (flow,) = a.gate.table
+        assert isinstance(flow.ended, Failed)
+        assert ("not an address of the peer that claims it" in flow.ended.reason) is forged
+        assert str(flow.key.source_ip) == shown
+        assert flow.peer is not None
+        assert flow.peer.peer_id == b.peer_id
+        assert a.metrics.forged_sources == forged
+
+
+async def test_what_the_users_rules_refuse_is_shown_with_the_reason() -> None:
+    async with pair(tcp_whitelist=((22, 22),)) as (a, first, b, _second):
+        near, far = socket.socketpair()
+        with near:
+            source, destination = (IPv4Address("10.144.0.2"), 40_000), (IPv4Address("10.144.0.1"), 80)
+            await first.serve(SocketStream(far), b.peer_id, "kcp", source, destination)
+            assert near.recv(1) == b""
+        (flow,) = a.gate.table
+        assert flow.ended == Failed("10.144.0.1:80 is refused to peers: port 80 is not in tcp_whitelist")
+        assert a.metrics.refused_dials == 1
+
+
+@pytest.mark.parametrize("flags", [0, Flag.NO_PROXY])
+async def test_packets_for_the_device_are_held_to_the_rules_too(flags: int) -> None:
+    async with pair(tcp_whitelist=((22, 22),)) as (a, _first, b, _second):
+        assert isinstance(a.nic, MemoryNic)
+        assert isinstance(b.nic, MemoryNic)
+        taken, answers = a.nic, b.nic
+        closed, opened = (tcp_segment("10.144.0.2", "10.144.0.1", ports=(40_000, port)) for port in (80, 22))
+        b.outbound.send(a.peer_id, PacketType.DATA, [closed, opened], flags)
+        with anyio.fail_after(20):
+            await taken.wait_written()
+            await answers.wait_written()
+        assert taken.take_packets() == [opened]
+        (reset,) = answers.take_packets()
+        assert (reset[12:20], reset[33]) == (closed[16:20] + closed[12:16], RST | ACK)
+        refused = next(flow for flow in a.gate.table if flow.key.destination_port == 80)
+        assert refused.ended == Failed("refused to peers: port 80 is not in tcp_whitelist")
+        assert refused.peer is not None
+        assert refused.peer.peer_id == b.peer_id
+        assert (a.metrics.dropped_access, a.metrics.refused_dials) == (1, 1)

@@ -10,9 +10,11 @@ import logging
 import random
 import shutil
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address
+from types import MappingProxyType
+from typing import Any
 
 import anyio
 import pytest
@@ -48,18 +50,26 @@ def manager(*, native: bool = True) -> PluginManager:
 
 @asynccontextmanager
 async def network(
-    transport: str = "tcp", *, forwards: Sequence[PortForward] = (), socks: bool = False, far_takes_kcp: bool = True
+    transport: str = "tcp",
+    *,
+    forwards: Sequence[PortForward] = (),
+    socks: bool = False,
+    far_takes_kcp: bool = True,
+    near_access: Mapping[str, Any] = MappingProxyType({}),
+    far_access: Mapping[str, Any] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[Node, Node]]:
-    """The near and the far node, which know each other; flows of the near one take `transport`."""
+    """The near and the far node, which know each other; flows of the near one take `transport`.  The last two are settings
+    of what peers may reach."""
     far_flags = Flags(no_tun=True, disable_kcp_input=not far_takes_kcp)
     with anyio.fail_after(2 * LIMIT):
-        async with Node(config(2, listeners=("udp://127.0.0.1:0",), flags=far_flags), plugins=manager()) as far:
+        async with Node(config(2, listeners=("udp://127.0.0.1:0",), flags=far_flags, **far_access), plugins=manager()) as far:
             near_config = config(
                 1,
                 peers=tuple(far.listeners),
                 port_forwards=tuple(forwards),
                 socks5="socks5://127.0.0.1:0" if socks else "",
                 flags=Flags(no_tun=True, enable_kcp_proxy=transport == "kcp"),
+                **near_access,
             )
             async with Node(near_config, plugins=manager()) as near:
                 await until(lambda: near.routes() and far.routes())
@@ -331,3 +341,51 @@ async def test_no_peer_is_led_to_the_doors_of_a_node() -> None:
             with pytest.raises(ConnectionRefusedError):
                 await far.connect_tcp("10.144.0.1", port)
         assert near.metrics.refused_dials == len(doors)
+
+
+CLOSED = MappingProxyType({"tcp_whitelist": ((0, 0),), "udp_whitelist": ((0, 0),)})
+"""Settings of a node that lets peers reach nothing."""
+
+
+@TRANSPORTS
+async def test_a_whitelist_limits_what_peers_begin_and_nothing_else(transport: str) -> None:
+    open_80 = {"tcp_whitelist": ((80, 80),)}
+    async with network(transport, near_access=CLOSED, far_access=open_80) as (near, far), anyio.create_task_group() as tasks:
+        for port in (80, 81):
+            tasks.start_soon((await far.listen_tcp(port)).serve, echo)
+        async with await near.connect_tcp(FAR, 80) as stream:
+            await stream.send(b"ping")
+            assert await stream.receive() == b"ping"
+        with pytest.raises(ConnectionRefusedError):
+            await near.connect_tcp(FAR, 81)
+        (refused,) = [flow for flow in far.gate.table if flow.key.destination_port == 81]
+        assert isinstance(refused.ended, Failed)
+        assert "port 81 is not in tcp_whitelist" in refused.ended.reason
+        assert refused.peer is not None
+        assert refused.peer.peer_id == near.peer_id
+        assert far.metrics.refused_dials >= 1
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_answers_to_datagrams_pass_a_whitelist_and_questions_do_not(is_open: bool) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        port = server.getsockname()[1]
+        rule = PortForward("127.0.0.1:0", f"{FAR}:{port}", "udp")
+        access = {"udp_whitelist": ((port, port),)} if is_open else CLOSED
+        async with (
+            network(forwards=[rule], near_access=CLOSED, far_access=access) as (near, far),
+            await anyio.create_connected_udp_socket(*near.forwards[0].address) as client,
+        ):
+            await client.send(b"question")
+            if is_open:
+                await anyio.wait_readable(server)
+                question, asker = server.recvfrom(100)
+                server.sendto(question + b" answered", asker)
+                assert await client.receive() == b"question answered"
+            else:
+                await until(lambda: far.metrics.dropped_access)
+                with pytest.raises(BlockingIOError):
+                    server.recvfrom(100)

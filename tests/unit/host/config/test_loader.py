@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, ip_network
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from easytier_host.config import Config, ConfigError, Flags, Loaded, PortForward, ProxyNetwork, load, load_text
 from easytier_host.config.loader import MAX_FILE_BYTES
+from easytier_host.config.model import AccessRule
 from easytier_host.config.options import parse
 
 STOCK_FILE = """\
@@ -197,12 +198,11 @@ def test_an_address_without_prefix_has_24_bits(text: str, interface: str) -> Non
 
 
 def test_what_this_node_does_not_do_is_said_once_for_each_key() -> None:
-    said = warnings('dhcp = true\ntcp_whitelist = ["80", "81"]\n[flags]\nenable_quic_proxy = true\n[acl]\nx = 1')
+    said = warnings("dhcp = true\n[flags]\nenable_quic_proxy = true\n[acl]\nx = 1")
     assert sorted(said) == [
         'a.toml:1: "dhcp" has no effect in this version',
-        'a.toml:2: "tcp_whitelist" has no effect in this version',
-        'a.toml:4: "flags.enable_quic_proxy" has no effect in this version',
-        'a.toml:5: "acl" has no effect in this version',
+        'a.toml:3: "flags.enable_quic_proxy" has no effect in this version',
+        'a.toml:4: "acl" has no effect in this version',
     ]
 
 
@@ -431,3 +431,51 @@ def test_any_text_gives_a_config_or_a_config_error(text: str) -> None:
     except ConfigError as error:
         faults = error.problems
     assert all(fault.startswith("a.toml") for fault in faults)
+
+
+def test_whitelists_hold_ports_and_ranges() -> None:
+    config = config_of('tcp_whitelist = ["80", "8000-8100", "80"]\nudp_whitelist = ["0"]')
+    assert config.tcp_whitelist == ((80, 80), (8000, 8100))
+    assert config.udp_whitelist == ((0, 0),)
+
+
+@pytest.mark.parametrize("text", ["", "-", "80-", "-80", "http", "65536", "90-80", "1-2-3", "0x50", "+1"])
+def test_what_is_no_port_is_said_with_its_place(text: str) -> None:
+    (problem,) = problems(f'tcp_whitelist = ["{text}"]')
+    assert problem.startswith("a.toml:1: tcp_whitelist: ")
+
+
+def test_access_rules_keep_their_order() -> None:
+    config = config_of(
+        """
+        [[access]]
+        action = "allow"
+        proto = "tcp"
+        peer = "laptop"
+        source = "10.144.0.0/28"
+        destination = "192.168.7.0/24"
+        ports = ["22", "8000-8100"]
+        [[access]]
+        action = "deny"
+        """
+    )
+    allow = AccessRule(
+        True, "tcp", "laptop", ip_network("10.144.0.0/28"), ip_network("192.168.7.0/24"), ((22, 22), (8000, 8100))
+    )
+    assert config.access == (allow, AccessRule(False))
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ('proto = "tcp"', '"action" is missing in [[access]]'),
+        ('action = "refuse"', 'action: unknown value "refuse"'),
+        ('action = "deny"\nport = ["22"]', 'unknown key "port" in [[access]]; did you mean "ports"?'),
+        ('action = "deny"\nports = ["a"]', 'ports: "a" is neither a port'),
+        ('action = "deny"\nsource = "10.0.0.1/8"', "an IP network without bits behind its prefix"),
+        ('action = "deny"\nsource = "10.0.0.0/8"\ndestination = "fd00::/64"', "of two families"),
+    ],
+)
+def test_a_wrong_access_rule_is_an_error(rule: str, problem: str) -> None:
+    (said,) = problems(f"[[access]]\n{rule}")
+    assert problem in said

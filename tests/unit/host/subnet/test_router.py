@@ -24,6 +24,7 @@ from easytier_host.ipv4 import UdpDatagram
 from easytier_host.lookup import Lookup
 from easytier_host.metrics import Metrics
 from easytier_host.next_hop import Path
+from easytier_host.owners import Owners
 from easytier_host.packet import Flag, PacketType, build_frame
 from easytier_host.peers import PeerMap
 from easytier_host.subnet.fragments import cut
@@ -93,6 +94,7 @@ class Bench:
             clock,
             deliver=self._deliver,
             rpc=lambda *_: None,
+            version_of=lambda _peer: None,
             disable_relay_data=False,
         )
 
@@ -109,7 +111,7 @@ class Bench:
             clock,
             has_device=has_device,
             target=target,
-            record=self.records.get,
+            owners=Owners(config, self.records.get, lambda _ip: None),
             identifier=1,
             mtu=1360,
         )

@@ -1,0 +1,79 @@
+"""Which addresses a peer may speak for: its virtual ones, and those of the networks that it offers.
+
+Asked by the subnet router and `guard` for packets, by `targets` for the source that a transport claims.  What a peer says of
+itself is all that this node knows: whoever has the network's secret may take any address that is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+from ipaddress import ip_address
+from typing import Final
+
+from easytier_hooks.types import IPAddress, PeerInfo
+from easytier_host.config.model import Config
+from easytier_host.route_records import PeerRecord
+
+# Ours.
+MAX_PROVEN: Final = 4096
+"""Senders remembered with an address that is theirs; at this number the memory starts over."""
+
+
+class Claim(Enum):
+    """What a source address that a peer gives is worth."""
+
+    OWN = auto()
+    FOREIGN = auto()
+    """Nobody's in the overlay, or behind another peer by chance: private networks exist many times."""
+    FORGED = auto()
+    """It is another node's."""
+
+
+class Owners:
+    """`record` knows the peers; `peer_for` is the one to whom packets for an address go."""
+
+    def __init__(
+        self,
+        config: Config,
+        record: Callable[[int], PeerRecord | None],
+        peer_for: Callable[[IPAddress], PeerInfo | None],
+    ) -> None:
+        self.record = record
+        self._peer_for = peer_for
+        interfaces = [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
+        self._overlay = [interface.network for interface in interfaces]
+        self._proven: dict[tuple[int, bytes], PeerRecord] = {}
+
+    def owns(self, record: PeerRecord, address: bytes) -> bool:
+        """Whether a peer may send from an address, given as it stands in packets."""
+        if self._proven.get((record.peer_id, address)) is record:
+            return True
+        ip = ip_address(address)
+        is_its_own = any(interface is not None and interface.ip == ip for interface in (record.ipv4, record.ipv6))
+        if not is_its_own and not any(ip in cidr for cidr in record.proxy_cidrs):
+            return False
+        if len(self._proven) >= MAX_PROVEN:
+            self._proven.clear()
+        self._proven[record.peer_id, address] = record
+        return True
+
+    def judge(self, peer_id: int, ip: IPAddress) -> Claim:
+        """What to make of the source that a peer gives for a connection.
+
+        Stock nodes give addresses that are nobody's in good faith: of clients of their SOCKS5 servers and port forwards, and
+        of hosts behind them whose network they do not offer (data plane 3.7 and 8).
+        """
+        record = self.record(peer_id)
+        if record is not None and self.owns(record, ip.packed):
+            return Claim.OWN
+        if any(ip in network for network in self._overlay):
+            return Claim.FORGED
+        other = self._peer_for(ip)
+        return Claim.FORGED if other is not None and ip in (other.ipv4, other.ipv6) else Claim.FOREIGN
+
+    def stand_in(self, peer_id: int, family: int) -> IPAddress | None:
+        """A peer's own address of a family, for a source that is not believed; None if it has none."""
+        record = self.record(peer_id)
+        interface = None if record is None else record.ipv4 if family == 4 else record.ipv6
+        return None if interface is None else interface.ip
