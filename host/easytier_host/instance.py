@@ -29,7 +29,6 @@ from easytier_hooks.errors import HooksError
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import IPAddress, PeerCapabilities, PeerInfo
-from easytier_host import echo
 from easytier_host import tunnel as tunnels
 from easytier_host.admission import Admission
 from easytier_host.batch import choose_batch
@@ -59,6 +58,7 @@ from easytier_host.pb import common_pb2
 from easytier_host.peer_center import PeerCenter
 from easytier_host.peer_conn import PeerConn
 from easytier_host.peers import PeerMap
+from easytier_host.pings import Pings
 from easytier_host.plugin_services import PluginServices
 from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
@@ -139,7 +139,7 @@ class Node:
         self._entrances: Entrances
         self._program = Listeners(self.addresses)
         self._subnet: SubnetRouter | None = None
-        self._echo_waiters: dict[tuple[IPv4Address, int, int], anyio.Event] = {}
+        self._pings = Pings(lambda packet: self.outbound.send_device_frames([bytes(VNET_HEADER_SIZE) + packet]), self._clock)
         self._stack = AsyncExitStack()
         self._started = False
         self._closed = anyio.Event()
@@ -232,24 +232,14 @@ class Node:
         return self._direct.interface_addresses
 
     async def ping(self, address: IPv4Address, *, timeout: float = 2.0, size: int = 56) -> float:
-        """Send one ICMP echo request into the overlay and return the round trip in seconds.
+        """Send ICMP echo requests into the overlay until one is answered, and return its round trip in seconds.
 
         Works without a device only, where nobody else takes the reply.  Raises TimeoutError, or ValueError without an own IPv4
         address.
         """
         if self.config.ipv4 is None or self.nic is not None:
             raise ValueError("ping needs a node with an IPv4 address and without a device")
-        key = (address, secrets.randbits(16), 1)
-        answered = self._echo_waiters[key] = anyio.Event()
-        began = self._clock()
-        try:
-            request = echo.echo_request(self.config.ipv4.ip, *key, bytes(size))
-            self.outbound.send_device_frames([bytes(10) + request])
-            with anyio.fail_after(timeout):
-                await answered.wait()
-            return self._clock() - began
-        finally:
-            del self._echo_waiters[key]
+        return await self._pings.ask(self.config.ipv4.ip, address, size, timeout)
 
     async def connect_tcp(self, address: str | IPAddress, port: int) -> TcpConnection:
         """Connect to a TCP port in the overlay, by whatever transport the flow gets; no device is needed (docs/embedding.md).
@@ -535,13 +525,10 @@ class Node:
         others = self._entrances.take(packets)
         self.metrics.delivered_packets += len(packets) - len(others)
         for packet in others:
-            answered = echo.parse_reply(packet)
-            if answered is None:
+            if self._pings.take(packet):
+                self.metrics.delivered_packets += 1
+            else:
                 self.metrics.dropped_unhandled += 1
-                continue
-            if answered in self._echo_waiters:
-                self._echo_waiters[answered].set()
-            self.metrics.delivered_packets += 1
 
     def _sort(self, router: SubnetRouter, arrivals: list[Arrival]) -> list[bytes]:
         """Packets of peers that may be for a proxy here: the ports from which this node asks come before those it offers."""

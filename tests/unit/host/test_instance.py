@@ -249,7 +249,6 @@ async def test_ping_needs_an_address_and_no_device() -> None:
     async with make_node(1) as node:
         with pytest.raises(TimeoutError):
             await node.ping(IPv4Address("10.144.0.2"), timeout=0.01)
-        assert node._echo_waiters == {}
 
 
 async def test_proxy_networks_are_announced_canonically() -> None:
