@@ -16,7 +16,8 @@ from tests.netns.traffic import iperf_tcp
 pytestmark = INTEROP
 
 IDLE_SECONDS = 10.0
-IDLE_BYTES = 60_000_000
+IDLE_BYTES = 63_000_000
+"""60 are usual: the interpreter 9, pyroute2 11, protobuf and cryptography 9, code of ours and its tables the rest."""
 IDLE_SHARE = 0.01
 
 
