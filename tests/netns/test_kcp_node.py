@@ -129,7 +129,7 @@ def test_a_listener_of_the_node_is_not_dialled() -> None:
         answer = played.play("attempt", port=PORT)
         assert answer["outcome"] in ("refused", "reset")
         assert transports(nodes.source, "kcp")
-        assert "refused a connection" in nodes.destination.log()
+        assert "is refused to peers" in nodes.destination.log()
 
 
 class NodeWithoutDevice(OurNode):
