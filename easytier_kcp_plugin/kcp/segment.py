@@ -28,6 +28,10 @@ from typing import Final, NamedTuple
 # Wire constants: stock decides.
 SEGMENT: Final = struct.Struct("<IBBHIIII")
 SEGMENT_SIZE: Final = 24
+SEGMENT_HEAD: Final = struct.Struct("<IBBH")
+"""conv, command, fragment, window: the same in most segments of a flow."""
+SEGMENT_TAIL: Final = struct.Struct("<IIII")
+"""ts, sn, una, length: what follows them."""
 
 
 class Command(IntEnum):

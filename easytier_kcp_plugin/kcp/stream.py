@@ -100,7 +100,7 @@ class KcpStream(ByteStream):
             if self.session.at_eof:
                 raise EndOfStream
             if self.session.reason is not None:
-                raise BrokenResourceError(f"{self.session}: {self.session.reason}")
+                raise self._broken()
             self._readable = anyio.Event()
             try:
                 await self._readable.wait()
@@ -121,7 +121,7 @@ class KcpStream(ByteStream):
             if self._closed or self.session.ended:
                 raise ClosedResourceError
             if self.session.reason is not None:
-                raise BrokenResourceError(f"{self.session}: {self.session.reason}")
+                raise self._broken()
             rest = rest[self._driver.write(self.session, rest) :]
             if not rest:
                 return
@@ -156,6 +156,13 @@ class KcpStream(ByteStream):
         self._closed = True
         self._driver.reset(self.session)
         self.wake()
+
+    def _broken(self) -> BrokenResourceError:
+        """Why nothing more can be done; an RST of the peer is one of the application there, and the cause says so."""
+        error = BrokenResourceError(f"{self.session}: {self.session.reason}")
+        if self.session.reason is CloseReason.RESET:
+            error.__cause__ = ConnectionResetError()
+        return error
 
     def wake(self, *, reader: bool = True, writer: bool = True) -> None:
         """Let waiting calls look again; for the driver."""

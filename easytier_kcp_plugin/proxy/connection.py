@@ -33,19 +33,12 @@ class KcpConnection(TcpConnection):
                 raise
             self._refused = True
             raise anyio.BrokenResourceError from ConnectionRefusedError()
-        except anyio.BrokenResourceError:
-            self._tell_reset()
-            raise
         self._early_end_is_refusal = False
         return data
 
     async def send(self, item: bytes) -> None:
         """Return once the stream has taken all; raises BrokenResourceError or ClosedResourceError."""
-        try:
-            await self._stream.send(item)
-        except anyio.BrokenResourceError:
-            self._tell_reset()
-            raise
+        await self._stream.send(item)
 
     async def send_eof(self) -> None:
         """End our direction after what was sent."""
@@ -67,11 +60,6 @@ class KcpConnection(TcpConnection):
             return str(CloseReason.DESTINATION_REFUSED)
         reason = self._stream.session.reason
         return None if reason is None else f"KCP: {reason}"
-
-    def _tell_reset(self) -> None:
-        """An RST of the peer is one of the application at its end, and no fault of KCP."""
-        if self._stream.session.reason is CloseReason.RESET:
-            raise anyio.BrokenResourceError from ConnectionResetError()
 
     def measure(self) -> Measures | None:
         """RTT to the peer, and the figures of the stream's engine."""

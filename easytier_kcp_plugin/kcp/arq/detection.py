@@ -27,9 +27,9 @@ KEEP: Final = 2.0
 """Seconds that a transmission which has ended is remembered for a late ACK."""
 KEEP_MAX: Final = 8192
 """Of those; the oldest are forgotten beyond it."""
-# Plain numbers: members of an enum are slow to get at, and every segment comes by here.
 _STOCK_SIZE: Final = STOCK_MSS + OVERHEAD
 """With a mean above it, at least one was larger."""
+# Plain numbers: members of an enum are slow to get at, and every segment comes by here.
 _OUT: Final = int(Fate.OUT)
 _ACKED: Final = int(Fate.ACKED)
 

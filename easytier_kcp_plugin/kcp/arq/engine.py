@@ -6,7 +6,6 @@ Here is what concerns both halves: datagrams, the windows told and heard, WASK a
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -20,12 +19,10 @@ from easytier_kcp_plugin.kcp.arq.sender import Sender
 from easytier_kcp_plugin.kcp.arq.transmission import OutSegment
 from easytier_kcp_plugin.kcp.conn_data import Offer
 from easytier_kcp_plugin.kcp.engine import EngineStatistics
-from easytier_kcp_plugin.kcp.segment import ACK_RUNS, RUN, SEGMENT, SEGMENT_SIZE, Command
+from easytier_kcp_plugin.kcp.segment import ACK_RUNS, RUN, SEGMENT, SEGMENT_HEAD, SEGMENT_SIZE, Command
 from easytier_kcp_plugin.kcp.segment_size import SegmentSize
 
 _U32: Final = 0xFFFF_FFFF
-_HEAD: Final = struct.Struct("<IBBH")
-"""The first four fields of a segment."""
 
 # Wire constants: stock decides (data plane 5.7).
 MTU: Final = 1200
@@ -253,7 +250,7 @@ class ArqEngine:
         while index < len(datagrams) and not self._closed:
             if self._emptied_at is not None and self._ask_at is math.inf and self._heard:
                 # The only news of each is its payload: our window, una and the rest stay as they are.
-                head = _HEAD.pack(self._conv, _PUSH, 0, sender.peer_window)
+                head = SEGMENT_HEAD.pack(self._conv, _PUSH, 0, sender.peer_window)
                 taken = receiver.push_lone(datagrams, index, head, sender.una & _U32)
                 if taken:
                     self._received += taken

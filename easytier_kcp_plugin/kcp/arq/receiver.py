@@ -7,19 +7,15 @@ burst, transmission numbers never do.
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from easytier_kcp_plugin.kcp.arq.edge import WindowEdge
 from easytier_kcp_plugin.kcp.arq.memory import GrowingWindow
-from easytier_kcp_plugin.kcp.segment import ACK_RUNS, RUN, SEGMENT, SEGMENT_SIZE, Command
+from easytier_kcp_plugin.kcp.segment import ACK_RUNS, RUN, SEGMENT, SEGMENT_HEAD, SEGMENT_SIZE, SEGMENT_TAIL, Command
 
 _U32: Final = 0xFFFF_FFFF
-_TAIL: Final = struct.Struct("<IIII")
-"""ts, sn, una, length: the last four fields of a segment."""
-_TAIL_OFFSET: Final = 8
 
 # Wire constants: stock decides.
 ACKS_PER_DATAGRAM: Final = 50
@@ -139,12 +135,12 @@ class Receiver:
         """
         acks, queue, waiting, following = self._acks, self._queue, self._ahead, self.next
         room = min(self.space.size - len(queue), MAX_ACKS - len(acks)) if self.numbered else 0
-        unpack, first = _TAIL.unpack_from, len(acks)
+        unpack, tail_at, first = SEGMENT_TAIL.unpack_from, SEGMENT_HEAD.size, len(acks)
         for index in range(start, min(len(datagrams), start + max(0, room))):
             datagram = datagrams[index]
-            if not SEGMENT_SIZE < len(datagram) <= MAX_DATAGRAM or datagram[:_TAIL_OFFSET] != head:
+            if not SEGMENT_SIZE < len(datagram) <= MAX_DATAGRAM or datagram[:tail_at] != head:
                 break
-            ts, sn, their_una, length = unpack(datagram, _TAIL_OFFSET)
+            ts, sn, their_una, length = unpack(datagram, tail_at)
             ahead = (sn - following) & _U32
             if their_una != una or length != len(datagram) - SEGMENT_SIZE or ahead >= room:
                 break
