@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -119,3 +119,25 @@ def endings(node: RunningNode, kind: str) -> list[str]:
     """The reasons of the `Closed` or `Failed` events of our node."""
     assert isinstance(node, OurNode), node
     return [found[2] for found in re.finditer(rf"{kind}\(reason=(['\"])(.*?)\1\)", node.log())]
+
+
+@contextmanager
+def kcp_chain(kinds: Sequence[str]) -> Iterator[list[RunningNode]]:
+    """Three joined nodes in a row, over UDP; flows begin at the first, and the middle one relays.
+
+    n1 source 10.9.1.2 ==== 10.9.1.1 n2 (listens) 10.9.2.1 ==== 10.9.2.2 n3 destination
+    """
+    with Topology() as topology:
+        spaces = [topology.namespace(f"n{number}") for number in (1, 2, 3)]
+        topology.join(spaces[1], spaces[0], "10.9.1.1/24", "10.9.1.2/24")
+        topology.join(spaces[1], spaces[2], "10.9.2.1/24", "10.9.2.2/24")
+        options = [
+            kcp_options(1, source=True, peers=(f"udp://10.9.1.1:{PORT}",)),
+            kcp_options(2, source=False, listeners=(listener("udp"),)),
+            kcp_options(3, source=False, peers=(f"udp://10.9.2.1:{PORT}",)),
+        ]
+        nodes = [node(kind, space, each) for kind, space, each in zip(kinds, spaces, options, strict=True)]
+        for each in (nodes[1], nodes[0], nodes[2]):
+            each.start()
+        wait_joined(nodes)
+        yield nodes

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.interop.kcp_scenes import kcp_options
-from tests.interop.scenes import PORT, REHEARSAL, listener, node, wait_joined
+from tests.interop.kcp_scenes import kcp_chain, kcp_options
+from tests.interop.scenes import REHEARSAL, listener, node, wait_joined
 from tests.netns.nodes import NodeOptions, RunningNode
 from tests.netns.requirements import INTEROP
 from tests.netns.tcp_games import finish, games
@@ -74,19 +74,12 @@ def test_segments_to_a_genuine_core_grow(source: str, size: int, settings: dict[
 
 
 def test_segments_grow_through_a_genuine_relay_less_than_its_ipv6_would_need() -> None:
-    with Topology() as topology:
-        spaces = [topology.namespace(f"n{number}") for number in (1, 2, 3)]
-        topology.join(spaces[1], spaces[0], "10.9.1.1/24", "10.9.1.2/24")
-        topology.join(spaces[1], spaces[2], "10.9.2.1/24", "10.9.2.2/24")
-        options = [
-            kcp_options(1, source=True, peers=(f"udp://10.9.1.1:{PORT}",)),
-            kcp_options(2, source=False, listeners=(listener("udp"),)),
-            kcp_options(3, source=False, peers=(f"udp://10.9.2.1:{PORT}",)),
-        ]
-        nodes = start(("ours", "stock", "stock"), spaces, options)
-        with games(nodes[0].namespace, nodes[2].namespace, nodes[2].address) as played:
-            played.play("upload", size_bytes=10_000_000)
-            assert sizes(nodes[0]) == [1362]
+    with (
+        kcp_chain(("ours", "stock", "stock")) as nodes,
+        games(nodes[0].namespace, nodes[2].namespace, nodes[2].address) as played,
+    ):
+        played.play("upload", size_bytes=10_000_000)
+        assert sizes(nodes[0]) == [1362]
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from easytier_tui import decode, demo, feed
 from easytier_tui.feed import FeedError, PortalFeed
 from easytier_tui.model import Model
 from easytier_tui.records import Update
-from tests.tui.portals import known, listening
+from tests.tui.portals import known
 from tests.unit.cli import replay
+from tests.unit.cli.replay import listening
 
 
 @pytest.mark.parametrize("version", replay.VERSIONS)

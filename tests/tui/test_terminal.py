@@ -15,8 +15,9 @@ import pytest
 
 from easytier_tui import demo
 from tests.netns.topology import wait_for
-from tests.tui.portals import known, listening
+from tests.tui.portals import known
 from tests.unit.cli import replay
+from tests.unit.cli.replay import listening
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux"),

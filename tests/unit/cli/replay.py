@@ -9,9 +9,10 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -84,8 +85,25 @@ def printed(version: str) -> dict[str, str]:
 def portal(known: Mapping[Method, bytes] | Mapping[Method, bytes | Answers]) -> Iterator[int]:
     """A portal that answers these methods, and others with stock's errors; gives its port."""
     left = {method: iter(found) if isinstance(found, list) else repeat(found) for method, found in known.items()}
+    with listening(partial(_converse, known=left)) as port:
+        yield port
+
+
+@contextmanager
+def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A program that does something with each connection; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=_serve, args=(server, left))
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    answer(connection)
+
+        thread = threading.Thread(target=serve)
         thread.start()
         try:
             yield server.getsockname()[1]
@@ -95,19 +113,13 @@ def portal(known: Mapping[Method, bytes] | Mapping[Method, bytes | Answers]) -> 
             assert not thread.is_alive()
 
 
-def _serve(server: socket.socket, known: Mapping[Method, Iterator[bytes]]) -> None:
-    while True:
+def _converse(connection: socket.socket, known: Mapping[Method, Iterator[bytes]]) -> None:
+    connection.settimeout(10)
+    while (frame := _read_frame(connection)) is not None:
         try:
-            connection, _ = server.accept()
-        except OSError:
-            return
-        with connection:
-            connection.settimeout(10)
-            while (frame := _read_frame(connection)) is not None:
-                try:
-                    connection.sendall(_answer(portal_wire.decode_frame(frame, is_request=True), known))
-                except StopIteration:
-                    break
+            connection.sendall(_answer(portal_wire.decode_frame(frame, is_request=True), known))
+        except StopIteration:
+            break
 
 
 def _read_frame(connection: socket.socket) -> bytes | None:
