@@ -514,7 +514,8 @@ class Endpoint:
         """An engine on the session's path, whose datagrams leave as packets of `conv`."""
         sessions = len(self._live)
         window = next((window for limit, window in WINDOWS if sessions <= limit), CROWDED_WINDOW)
-        engine = session.path.open(conv, window, now)
+        # A bulk flow that began in a crowd need not stay with what its many small neighbours need.
+        engine = session.path.open(conv, window, now, largest=WINDOWS[0][1])
         self._engines[engine] = (session, conv)
         return engine
 

@@ -91,10 +91,11 @@ class ArqEngine:
         "sender",
     )
 
-    def __init__(self, path: Owner, conv: int, receive_window: int, now: float) -> None:
-        """The first receive window in segments."""
+    def __init__(self, path: Owner, conv: int, receive_window: int, largest: int, now: float) -> None:
+        """The first receive window, and what it may grow to while the peer is not known to be ours, in segments."""
         self.sender = Sender(path.model, path.tail, path.size, self, GrowingWindow(path.memory, WINDOW))
         self.receiver = Receiver(conv, GrowingWindow(path.memory, receive_window))
+        self.receiver.space.allow(largest)
         self.is_ready = False
         """Whether the path has it in its round."""
         self.scheduled = math.inf

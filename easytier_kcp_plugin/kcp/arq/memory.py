@@ -88,7 +88,7 @@ class GrowingWindow:
         self.largest = max(self.first, min(largest, LARGEST_WINDOW))
 
     def pass_on(self, number: int, rtt: float, now: float) -> None:
-        """`number` segments have come by, arrived or sent, gaps included; to be called as they do."""
+        """`number` segments have come by, read here or sent, gaps included; to be called as they do."""
         elapsed = now - self._round_at
         if elapsed < rtt:
             return

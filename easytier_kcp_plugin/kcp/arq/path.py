@@ -88,9 +88,9 @@ class ArqPath:
         """Tell of a round trip that was measured outside of engines; of use until there are samples of our own."""
         self.model.rtt.tell(seconds)
 
-    def open(self, conv: int, receive_window: int, now: float) -> Engine:
-        """A new engine on this path; `receive_window` is in segments."""
-        engine = ArqEngine(self, conv, receive_window, now)
+    def open(self, conv: int, receive_window: int, now: float, *, largest: int = 0) -> Engine:
+        """A new engine on this path; both windows are in segments."""
+        engine = ArqEngine(self, conv, receive_window, largest, now)
         self._engines[engine] = None
         return engine
 

@@ -48,7 +48,6 @@ class Receiver:
     __slots__ = (
         "_acks",
         "_ahead",
-        "_arrived",
         "_clock_ms",
         "_conv",
         "_damping",
@@ -79,8 +78,6 @@ class Receiver:
         self.tells_runs = False
         """Whether the sender understands acknowledgements of runs."""
         self._conv = conv
-        self._arrived = 0
-        """One more than the highest segment seen."""
         self._runs_told: deque[list[bytes]] = deque(maxlen=RUNS_RETOLD)
         self._queue: deque[bytes] = deque()
         self._leftover = b""
@@ -114,8 +111,6 @@ class Receiver:
             self._clock_ms += _signed(ts - self._clock_ms)
             self.edge.arrive(self._clock_ms, now)
         number = following + ahead
-        if number >= self._arrived:
-            self._arrived = number + 1
         if len(self._acks) < MAX_ACKS:
             self._acks.append((number, ts))
         if ahead == 0:
@@ -160,8 +155,6 @@ class Receiver:
             else:
                 waiting[number] = datagram[SEGMENT_SIZE:]
             acks.append((number, ts))
-            if number >= self._arrived:
-                self._arrived = number + 1
         self.next = following
         return len(acks) - first
 
@@ -182,8 +175,10 @@ class Receiver:
 
     def advance(self, rtt: float, now: float) -> None:
         """Let the window grow, or its edge move; before `window` is asked for."""
-        self.space.pass_on(self._arrived, rtt, now)
+        # What has been read: for a reader that sleeps nothing has to grow.
+        self.space.pass_on(self.next - len(self._queue), rtt, now)
         if self.edge is not None:
+            self.edge.capacity = self.space.size
             self.edge.advance(self.next, rtt, now)
 
     def window(self) -> int:

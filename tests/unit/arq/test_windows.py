@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from easytier_kcp_plugin.kcp.arq.engine import MAX_NUMBERS
+from easytier_kcp_plugin.kcp.arq.engine import MAX_NUMBERS, ArqEngine
 from easytier_kcp_plugin.kcp.arq.memory import (
     IDLE_AFTER,
     LARGEST_WINDOW,
@@ -21,7 +21,7 @@ from easytier_kcp_plugin.kcp.arq.receiver import RUNS_RETOLD
 from easytier_kcp_plugin.kcp.conn_data import ACK_RUNS as FEATURE
 from easytier_kcp_plugin.kcp.conn_data import Offer
 from easytier_kcp_plugin.kcp.segment import ACK_RUNS, RUN, SEGMENT, SEGMENT_SIZE, Command
-from tests.unit.arq.parts import CONV, Pair, alone, head, sent_by
+from tests.unit.arq.parts import CONV, Pair, alone, head, new_path, sent_by
 
 OFFER = Offer(window=LARGEST_WINDOW, features=FEATURE)
 RTT = 0.05
@@ -41,6 +41,40 @@ def use(window: GrowingWindow, per_rtt: int, rounds: int, now: float = 0.0) -> f
 
 
 # Windows.
+
+
+def test_a_window_does_not_grow_for_a_reader_that_sleeps() -> None:
+    path = new_path()
+    path.sample_rtt(RTT)
+    engine = path.open(CONV, 32, 0.0, largest=1024)
+    assert isinstance(engine, ArqEngine)
+    for number in range(200):
+        engine.input(head(Command.PUSH, ts=number, sn=number, length=100).encode(bytes(100)), 1.0 + number / 1000)
+        path.pump(1.0 + number / 1000)
+    assert engine.receiver.space.size == 32
+
+
+def test_a_window_that_a_crowd_made_small_grows_to_stocks_size_for_a_flow_that_needs_it() -> None:
+    path = new_path()
+    path.sample_rtt(RTT)
+    engine = path.open(CONV, 32, 0.0, largest=1024)
+    assert isinstance(engine, ArqEngine)
+    told: list[int] = []
+    number, now = 0, 1.0
+    for _ in range(400):
+        now += 0.005
+        for _ in range(min(40, told[-1] if told else 32)):
+            engine.input(head(Command.PUSH, ts=int(now * 1000), sn=number, length=100).encode(bytes(100)), now)
+            number += 1
+        told += [segment.wnd for segment in sent_by(path, now)]
+        engine.receive(1 << 20)
+    assert told[0] <= 32
+    assert max(told) > 512
+    assert engine.receiver.space.size == 1024
+    assert path.memory.reserved == 1024 - 32
+    engine.close()
+    engine.release()
+    assert path.memory.reserved == 0
 
 
 def test_a_window_grows_to_hold_the_round_trips_it_should_and_no_further() -> None:
