@@ -154,6 +154,8 @@ class Detector:
         for segment in passed:
             if not segment.acked:
                 self._confirm(segment, now)
+            # Segment and transmission know each other: a circle that only the garbage collector would open, in long pauses.
+            segment.sent.clear()
         if newest is None:
             return False
         if newest.number > before:

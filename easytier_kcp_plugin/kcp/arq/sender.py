@@ -157,6 +157,8 @@ class Sender:
         self._rest.clear()
         self._unsent_bytes = 0
         self.window.shrink()
+        for segment in self._segments.values():
+            segment.sent.clear()
         self._segments.clear()
         self._repairs.clear()
         self._copies.clear()
