@@ -515,7 +515,8 @@ class Endpoint:
         sessions = len(self._live)
         window = next((window for limit, window in WINDOWS if sessions <= limit), CROWDED_WINDOW)
         # A bulk flow that began in a crowd need not stay with what its many small neighbours need.
-        engine = session.path.open(conv, window, now, largest=WINDOWS[0][1])
+        stream = self.is_stream(session.peer_id)
+        engine = session.path.open(conv, window, now, largest=WINDOWS[0][1], stream=stream)
         self._engines[engine] = (session, conv)
         return engine
 

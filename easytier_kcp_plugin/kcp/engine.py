@@ -163,8 +163,9 @@ class Path(Protocol):
         """Tell of a round trip that was measured outside of engines, such as SYN to SYN|ACK."""
         ...
 
-    def open(self, conv: int, receive_window: int, now: float, *, largest: int = 0) -> Engine:
-        """A new engine on this path.  Its `receive_window`, in segments, may grow to `largest` if a stock peer needs more."""
+    def open(self, conv: int, receive_window: int, now: float, *, largest: int = 0, stream: bool = False) -> Engine:
+        """A new engine on this path.  Its `receive_window`, in segments, may grow to `largest` if a stock peer needs more;
+        `stream`: the path is at present a tunnel that repeats what it loses."""
         ...
 
     def pump(self, now: float) -> tuple[list[tuple[Engine, list[bytes]]], float | None]:

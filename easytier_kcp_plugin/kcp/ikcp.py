@@ -77,7 +77,7 @@ class IkcpPath:
     def sample_rtt(self, seconds: float) -> None:
         self._rtt = seconds if self._rtt is None else self._rtt + (seconds - self._rtt) / 8
 
-    def open(self, conv: int, receive_window: int, now: float, *, largest: int = 0) -> Engine:
+    def open(self, conv: int, receive_window: int, now: float, *, largest: int = 0, stream: bool = False) -> Engine:
         return IkcpEngine(self, self._control_block, conv, receive_window, now)
 
     def pump(self, now: float) -> tuple[list[tuple[Engine, list[bytes]]], float | None]:

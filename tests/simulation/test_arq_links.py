@@ -9,6 +9,7 @@ import statistics
 
 import pytest
 
+from easytier_kcp_plugin.kcp.arq.rate import Mode
 from tests.unit.arq.simulator import Scene, scene
 
 SECONDS, SETTLED = 6.0, 2.0
@@ -139,3 +140,15 @@ def test_a_stream_that_stalls_at_each_loss_is_not_taken_for_a_queue(pair: str, l
     result = scene(pair, loss=loss, jitter=0.005, stream=True)
     result.clock.run(10.0)
     assert result.content.mbits(SETTLED, 10.0) >= mbits
+
+
+def test_what_a_burst_of_small_flows_taught_does_not_hold_a_stream_down() -> None:
+    """Each loss stalls them all, and what the accept queue of stock loses looks like losses of the line."""
+    result = scene("ours-stock", loss=0.05, jitter=0.005, stream=True)
+    model = result.sender.path.model
+    model.told_stream = True
+    model.mode, model.loss.share, model.loss.resolved = Mode.CRUISE, 0.25, 3000
+    model._rates.add(0, 150_000.0)
+    model.bandwidth = 150_000.0
+    result.clock.run(6.0)
+    assert result.content.mbits(1.0, 6.0) >= 20

@@ -88,8 +88,9 @@ class ArqPath:
         """Tell of a round trip that was measured outside of engines; of use until there are samples of our own."""
         self.model.rtt.tell(seconds)
 
-    def open(self, conv: int, receive_window: int, now: float, *, largest: int = 0) -> Engine:
+    def open(self, conv: int, receive_window: int, now: float, *, largest: int = 0, stream: bool = False) -> Engine:
         """A new engine on this path; both windows are in segments."""
+        self.model.told_stream = stream
         engine = ArqEngine(self, conv, receive_window, largest, now)
         self._engines[engine] = None
         return engine

@@ -105,6 +105,8 @@ class RateModel:
     """Share of time spent waiting for the peers' windows."""
     waits_for_peer: bool = False
     active_flows: int = 0
+    told_stream: bool = False
+    """Whether the host says that the underlay is one; then all losses that were seen are those of somebody's queues."""
     stream: bool = False
     """Whether the path repeats what it loses and keeps the order, as an underlay of TCP does: delays are its own then."""
     _delivered_at: float = 0.0
@@ -282,8 +284,9 @@ class RateModel:
         self._stalled_share += weight * (min(1.0, self._stalled / elapsed) - self._stalled_share)
         self._stalled, self._stalls_since = 0.0, now
         self._longest_stall *= 0.9
-        was, lossless = self.stream, self.loss.share < STREAM_LOSS
-        self.stream = lossless and self._stalled_share > (STALLED_UNTIL if was else STALLED_FROM)
+        was, lossless = self.stream, self.told_stream or self.loss.share < STREAM_LOSS
+        enough = STALLED_UNTIL if was or self.told_stream else STALLED_FROM
+        self.stream = lossless and self._stalled_share > enough
         if self.stream and not was:
             # What was learnt before came from braking.
             self.mode, self._plateau, self._flat_rounds = Mode.STARTUP, 0.0, 0
