@@ -23,7 +23,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system-deps check unit native-test test demo bench format clean
+.PHONY: help venv system-deps check unit native-test test demo bench dist docs format clean
 
 help:
 	@echo 'make test         lint, types, import contracts and all tests'
@@ -32,6 +32,8 @@ help:
 	@echo 'make check        lint, types and import contracts'
 	@echo 'make unit         the quick tests; neither root nor network needed'
 	@echo 'make format       let ruff format the code and mend what it can'
+	@echo 'make dist         wheel and source distribution, in dist/'
+	@echo 'make docs         the documentation as a web site, in build/docs/'
 	@echo 'make system-deps  install the system programs that tests call (root, apt-get)'
 	@echo 'make clean        remove the virtual environment and all caches'
 
@@ -99,12 +101,23 @@ demo: system-deps $(STAMP)
 bench: system-deps $(STAMP)
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
+dist: $(STAMP)
+	@# Where cargo is, a wheel without the native modules would be a mistake.
+	native=$${EASYTIER_NATIVE-$$(command -v cargo >/dev/null && echo 1 || echo 0)}; \
+	EASYTIER_NATIVE=$$native PYTHONWARNINGS=ignore $(BIN)/python -m build --quiet --outdir dist .
+	@ls dist
+
+docs: $(STAMP)
+	@$(BIN)/python -c 'import furo, myst_parser, sphinx' 2>/dev/null || PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
+	@echo 'open build/docs/docs/index.html'
+
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 	@if $(NATIVE_IS_BUILT); then cd native && cargo fmt --all; fi
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 	rm -rf native/target easytier_kcp_plugin/_native.*.so host/easytier_host/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

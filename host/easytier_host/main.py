@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from easytier_host.config import Config, ConfigError, Loaded, load
 from easytier_host.config.model import default_plugins
-from easytier_host.config.options import PROGRAM_NAME, Options, parse
+from easytier_host.config.options import PROGRAM_NAME, Options, make_parser, parse
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.e
     """Run the command; returns its exit status, or raises SystemExit for wrong usage, --help and --version."""
     try:
         options = parse(sys.argv[1:] if argv is None else argv, environ)
+        if options.complete_for:
+            return _print_completions(options.complete_for)
         loaded = load(options, environ=environ)
         if options.list_plugins:
             return _list_plugins(loaded.configs, environ)
@@ -59,6 +61,18 @@ def _fail(*problems: str) -> int:
     for problem in problems:
         print(f"{PROGRAM_NAME}: {problem}", file=sys.stderr)
     return FAILED
+
+
+def _print_completions(shell: str) -> int:
+    import shtab
+
+    parser = make_parser()
+    for action in parser._actions:
+        kind = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}.get(str(action.metavar))
+        if kind is not None:
+            vars(action)["complete"] = kind
+    print(shtab.complete(parser, shell))
+    return OK
 
 
 def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:

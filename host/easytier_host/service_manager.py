@@ -1,4 +1,4 @@
-"""What a service manager is told of this process, by the protocol of systemd (sd_notify(3)): one datagram of lines for each state.
+"""What a service manager is told of this process, by the protocol of systemd (sd_notify(3)): a datagram for each state.
 
 Called by `main` alone.  Without a manager, which is where `NOTIFY_SOCKET` is not set, nothing is sent.  A manager that does not
 listen costs a node nothing: what it does not take is dropped.
