@@ -52,9 +52,11 @@ $(STAMP): pyproject.toml $(NATIVE)
 	        exit 1; \
 	    fi; \
 	fi
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo 'installing the project and its tools into $(VENV): half a minute, the first time'
+	@! command -v cargo >/dev/null || [ "$$EASYTIER_NATIVE" = 0 ] || echo 'cargo compiles the native parts meanwhile: one or two minutes more, the first time'
+	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@# setuptools warns of any folder in the working directory that is called like a package, which is how this tree is laid out.
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[test]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[test]'
 	@$(NATIVE_IS_BUILT) || echo 'make: no native modules (they need cargo 1.91 or newer), so no user-space TCP stack and a slower node' >&2
 	@touch $@
 
@@ -96,7 +98,7 @@ test: system-deps check native-test
 	$(BIN)/python -m pytest $(TEST_DIRS) $(filter-out $(TEST_DIRS),$(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))) $(PYTEST_ARGS)
 
 demo: system-deps $(STAMP)
-	$(BIN)/python -m bench.demo
+	@$(BIN)/python -m bench.demo
 
 bench: system-deps $(STAMP)
 	$(BIN)/python -m bench $(BENCH_ARGS)
