@@ -177,8 +177,8 @@ async def _compare(home: Node, transports: Sequence[str], data: bytes) -> None:
     for transport, times in small.items():
         median, slowest = statistics.median(times) * 1000, max(times) * 1000
         print(f"    {transport:9} {rates[transport]:5.2f} Mbit/s {median:45.0f} ms {slowest:5.0f} ms")
-    print("\nA small answer needs two round trips by either.  KCP repeats at once what is lost, where TCP waits.  It tells the end")
-    print("of a flow a round trip after its last byte, so a program that waits for the end sees that later by KCP.")
+    print("\nA small answer needs two round trips by either.  KCP repeats at once what is lost, where TCP waits.  It tells")
+    print("the end of a flow a round trip after its last byte, so a program that waits for the end sees that later by KCP.")
     if "tcp" in rates:
         print(
             "\nPlain TCP is that of the user-space stack here.  The kernel's, on nodes with a TUN device, takes losses better,"
