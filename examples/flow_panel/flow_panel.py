@@ -1,7 +1,7 @@
 """A widget for your own Textual program: the flows of a node that move most, live.
 
 Run it: `python flow_panel.py [IP:PORT]` shows it beside a clock, as a program of yours might.  Feed and model of easytier-tui
-do the work: the feed asks the node in a thread, the model knows flows, peers and rates.  The widget draws them, and nothing else.
+do the work: the feed asks the node in a thread, the model knows flows, peers and rates.  The widget draws them, no more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The example plugins do what their first lines say, installed and found by entry point."""
 
+import importlib
 import json
 import logging
-import importlib
 import os
 import sqlite3
 import subprocess
