@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/first-plugin.md").read_text(encoding="utf-8")
@@ -85,3 +86,14 @@ def test_the_nodes_of_the_page_say_what_it_shows(folder: Path) -> None:
 def without_versions(text: str) -> str:
     """A release changes those, and nothing else."""
     return re.sub(r"\d+\.\d+\.\d+(-py\S+?)?(?=[\s)])", "VERSION", text)
+
+
+def test_reports_of_faults_ask_for_what_the_doctor_says() -> None:
+    forms = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / ".github/ISSUE_TEMPLATE").iterdir()
+    }
+    assert forms.keys() == {"bug", "config", "idea", "slow"}
+    for name in ("bug", "slow"):
+        [doctor] = [field for field in forms[name]["body"] if field.get("id") == "doctor"]
+        assert "easytier-cli doctor" in doctor["attributes"]["label"]
+        assert doctor["validations"]["required"]
