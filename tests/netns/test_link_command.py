@@ -33,8 +33,8 @@ def test_the_line_is_there_changes_and_leaves_nothing_behind() -> None:
     try:
         assert line.stdout.readline() == f"{left} 10.99.0.1/24 === link0 === 10.99.0.2/24 {right}\n"
         assert "20 Mbit/s, a queue of 125 KB, 40 ms there and back, 0.00% lost each way" in line.stdout.readline()
-        answered = wait_for(lambda: (done := pings()).returncode == 0 and done, "an answer over the line")
-        assert 40 <= float(answered.stdout.partition("time=")[2].split()[0]) < 200
+        said = wait_for(lambda: done.stdout if (done := pings()).returncode == 0 else None, "an answer over the line")
+        assert 40 <= float(said.partition("time=")[2].split()[0]) < 200
         line.stdin.write("--loss much\n--loss 100\n")
         assert line.stderr.readline() == "bench.link: argument --loss: invalid float value: 'much'\n"
         assert "40 ms there and back, 100.00% lost" in line.stdout.readline()
