@@ -79,6 +79,10 @@ class Connection(TcpConnection):
         if kind == RESET:
             self.refused = True
             self._break()
+        elif self.broken:
+            # The RESET was lost: whatever is repeated gets another one.
+            if kind != ACK:
+                self._post(RESET, 0, b"")
         elif kind == ACK:
             if number == self._waited_for:
                 self._acked.set()

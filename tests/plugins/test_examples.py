@@ -152,7 +152,7 @@ def test_flow_sqlite_refuses_options_that_it_cannot_use(site: Path, options: dic
 @pytest.mark.anyio
 async def test_parcel_carries_a_flow_over_a_line_that_loses(site: Path) -> None:
     sent = bytes(range(256)) * 16
-    line = Line(rate_bits=1e9, delay=0.002, loss=0.1, queue_bytes=100_000)
+    line = Line(rate_bits=1e9, delay=0.002, loss=0.05, queue_bytes=100_000)
 
     async def echo(stream: ByteStream) -> None:
         async with stream:
@@ -169,6 +169,8 @@ async def test_parcel_carries_a_flow_over_a_line_that_loses(site: Path) -> None:
         tasks.start_soon(bad.run)
         near = await start(stack, site, nodes.config("near", 1, peers=(f"udp://127.0.0.1:{bad.address[1]}",)), ["far"])
         await nodes.until_known(near, ("far",), timeout=20)
+        # Whoever is not known yet is refused.
+        await nodes.until_known(far, ("near",), timeout=20)
         with anyio.fail_after(30):
             async with await near.connect_tcp("10.144.0.2", 80) as stream:
                 await stream.send(sent)
