@@ -23,7 +23,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system-deps check unit native-test test demo bench format clean
+.PHONY: help venv system-deps check unit native-test test demo bench dist docs format clean
 
 help:
 	@echo 'make test         lint, types, import contracts and all tests'
@@ -32,6 +32,8 @@ help:
 	@echo 'make check        lint, types and import contracts'
 	@echo 'make unit         the quick tests; neither root nor network needed'
 	@echo 'make format       let ruff format the code and mend what it can'
+	@echo 'make dist         wheel and source distribution, in dist/'
+	@echo 'make docs         the documentation as a web site, in build/docs/'
 	@echo 'make system-deps  install the system programs that tests call (root, apt-get)'
 	@echo 'make clean        remove the virtual environment and all caches'
 
@@ -50,9 +52,11 @@ $(STAMP): pyproject.toml $(NATIVE)
 	        exit 1; \
 	    fi; \
 	fi
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo 'installing the project and its tools into $(VENV): half a minute, the first time'
+	@! command -v cargo >/dev/null || [ "$$EASYTIER_NATIVE" = 0 ] || echo 'cargo compiles the native parts meanwhile: one or two minutes more, the first time'
+	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@# setuptools warns of any folder in the working directory that is called like a package, which is how this tree is laid out.
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[test]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[test]'
 	@$(NATIVE_IS_BUILT) || echo 'make: no native modules (they need cargo 1.91 or newer), so no user-space TCP stack and a slower node' >&2
 	@touch $@
 
@@ -94,10 +98,21 @@ test: system-deps check native-test
 	$(BIN)/python -m pytest $(TEST_DIRS) $(filter-out $(TEST_DIRS),$(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))) $(PYTEST_ARGS)
 
 demo: system-deps $(STAMP)
-	$(BIN)/python -m bench.demo
+	@$(BIN)/python -m bench.demo
 
 bench: system-deps $(STAMP)
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+dist: $(STAMP)
+	@# Where cargo is, a wheel without the native modules would be a mistake.
+	native=$${EASYTIER_NATIVE-$$(command -v cargo >/dev/null && echo 1 || echo 0)}; \
+	EASYTIER_NATIVE=$$native PYTHONWARNINGS=ignore $(BIN)/python -m build --quiet --outdir dist .
+	@ls dist
+
+docs: $(STAMP)
+	@$(BIN)/python -c 'import furo, myst_parser, sphinx' 2>/dev/null || PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
+	@echo 'open build/docs/docs/index.html'
 
 format: $(STAMP)
 	$(BIN)/ruff format
@@ -105,6 +120,6 @@ format: $(STAMP)
 	@if $(NATIVE_IS_BUILT); then cd native && cargo fmt --all; fi
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 	rm -rf native/target easytier_kcp_plugin/_native.*.so host/easytier_host/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,8 +2,8 @@
 
 A child process holds one TUN device in each namespace and carries IP packets between them; nothing else knows that it is
 there, so any program can run over it.  It is not a model of Ethernet (there is no ARP) nor of a shared medium.  Used by the
-benchmarks and by the tests in `tests/netns` and `tests/interop` through `LossyLink`; also a command: `python -m bench.link
-'{"namespaces": [...], ...}'`.
+benchmarks and by the tests in `tests/netns` and `tests/interop` through `LossyLink`, and by people as `python -m bench.link`
+(`link_command.py`).  The child is this file, run with one argument, a JSON object.
 
 Each direction is a `Pipe`, in this order:
 
@@ -306,6 +306,11 @@ def _say(message: Any) -> None:
 
 
 def main() -> None:
+    if len(sys.argv) != 2 or not sys.argv[1].startswith("{"):
+        # The child is run as a file, and finds no package; nor does it need one.
+        from bench.link_command import main as command
+
+        sys.exit(command(sys.argv[1:]))
     setup = json.loads(sys.argv[1])
     options = LinkOptions(**setup["options"])
     devices = [open_tun(*end) for end in zip(setup["namespaces"], setup["addresses"], strict=True)]

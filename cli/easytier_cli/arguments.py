@@ -36,7 +36,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     options = Namespace(**(_DEFAULTS | vars(parser.parse_args(argv))))
     if options.command == "proxy":
         if options.action == "why" and options.destination is None:
-            parser.error("proxy why: which destination?  proxy why IP[:PORT]")
+            parser.error("proxy why: which destination?  proxy why IP[:PORT], or PEER[:PORT]")
         if options.filter:
             from easytier_cli import filters
 
@@ -92,7 +92,7 @@ def make_parser() -> ArgumentParser:
 
 def _add_proxy_options(proxy: ArgumentParser) -> None:
     proxy.add_argument("action", nargs="?", choices=("why",), help="why: explain one destination")
-    proxy.add_argument("destination", nargs="?", type=_checked(_destination), metavar="IP[:PORT]")
+    proxy.add_argument("destination", nargs="?", type=_checked(_destination), metavar="IP[:PORT]|PEER[:PORT]")
 
     def add(name: str, text: str, **more: Any) -> None:
         proxy.add_argument(name, default=SUPPRESS, help=text, **more)
@@ -149,8 +149,8 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _destination(text: str) -> tuple[IPv4Address | IPv6Address, int]:
-    """An address and a port, 0 for any."""
+def _destination(text: str) -> tuple[IPv4Address | IPv6Address | str, int]:
+    """An address, or a peer by host name or id; and a port, 0 for any."""
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")
         if not bracket or not port.startswith(":"):
@@ -159,4 +159,8 @@ def _destination(text: str) -> tuple[IPv4Address | IPv6Address, int]:
     if text.count(":") > 1:
         return ip_address(text), 0
     host, colon, port = text.partition(":")
-    return ip_address(host), _port(port) if colon else 0
+    if not host:
+        raise ValueError(f'expected IP[:PORT] or PEER[:PORT], found "{text}"')
+    number = _port(port) if colon else 0
+    # What looks like an address and is none is a typing error, and no name.
+    return ip_address(host) if "." in host and not host.strip("0123456789.") else host, number

@@ -27,6 +27,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.loading import PluginInfo, PluginState
 from easytier_hooks.services import Link, TcpStack, Transport
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import (
@@ -81,6 +82,14 @@ class PlainDialler(Protocol):
     async def connect(self, key: FlowKey) -> TcpConnection: ...
 
 
+def plain_alone(plugins: Sequence[PluginInfo]) -> str:
+    """Why there is no transport but plain TCP, in a user's words; `plugins` are all that are known."""
+    off = [plugin.name for plugin in plugins if plugin.state is PluginState.DISABLED]
+    if not off:
+        return "no plugin offers another transport"
+    return f"no other transport: the plugin {' and '.join(off)} is switched off"
+
+
 class FlowGate:
     """Watches and judges the flows of one node.
 
@@ -110,6 +119,8 @@ class FlowGate:
         self.stack: TcpStack | None = None
         """What ends the connections of the device, and why nothing does if it is None."""
         self.stack_obstacle = "no TCP stack"
+        self.transport_obstacle = plain_alone(())
+        """What users read where plain TCP is all there is."""
         self.plain: PlainDialler | None = None
         self.peer_for = peer_for
         self._is_own = is_own
@@ -272,7 +283,7 @@ class FlowGate:
         candidates = self._candidates(snapshot)
         nobody_asks = not self._hooks.asks_for_transport and not any(c.available for c in candidates[:-1])
         if nobody_asks or self._held >= MAX_HELD:
-            reason = candidates[0].reason if len(candidates) > 1 else "no other transport"
+            reason = candidates[0].reason if len(candidates) > 1 else self.transport_obstacle
             if not nobody_asks:
                 reason = f"{MAX_HELD} flows are being decided on already"
             self._settle(flow, Selection(TCP, reason, "default"))
@@ -302,9 +313,10 @@ class FlowGate:
                 logger.exception("transport %s failed to judge flow %s", name, flow.key)
                 candidates.append(Candidate(name, available=False, reason=f"{name} failed, see the log"))
         if flow.direction != "forwarded":
-            return [*candidates, Candidate(TCP, available=True, reason="plain TCP is always there")]
+            reason = "plain TCP is always there" if candidates else self.transport_obstacle
+            return [*candidates, Candidate(TCP, available=True, reason=reason)]
         obstacle = self._plain_obstacle
-        reason = obstacle or (candidates[0].reason if candidates else "no other transport")
+        reason = obstacle or (candidates[0].reason if candidates else self.transport_obstacle)
         return [*candidates, Candidate(TCP, available=not obstacle, reason=reason)]
 
     @property

@@ -46,7 +46,7 @@ from easytier_host.events import EventBoard, NodeEvent
 from easytier_host.flows import FlowTable
 from easytier_host.forward import Forward, ForwardError
 from easytier_host.forward_udp import UdpForward
-from easytier_host.gate import FlowGate
+from easytier_host.gate import FlowGate, plain_alone
 from easytier_host.guard import Guard
 from easytier_host.handshake import Identity
 from easytier_host.links import DeviceLink
@@ -411,6 +411,7 @@ class Node:
         services = partial(PluginServices, self)
         self.gate.stack, self.gate.stack_obstacle = choose(plugins.tcp_stacks(services), use_smoltcp=flags.use_smoltcp)
         self.gate.transports.update(plugins.transports(services))
+        self.gate.transport_obstacle = plain_alone(plugins.describe())
         if flags.enable_kcp_proxy and "kcp" not in self.gate.transports:
             self._log.warning("enable_kcp_proxy is set, but no plugin offers KCP: flows stay plain TCP")
         # Before the first peer can come in, whose packets it sorts.

@@ -13,19 +13,20 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from easytier_host.config import Config, ConfigError, Loaded, load
 from easytier_host.config.model import default_plugins
-from easytier_host.config.options import PROGRAM_NAME, Options, parse
+from easytier_host.config.options import PROGRAM_NAME, Options, make_parser, parse
 
 if TYPE_CHECKING:
     from anyio import CancelScope
     from anyio.abc import TaskGroup, TaskStatus
 
     from easytier_host.instance import Node
+    from easytier_host.service_manager import ServiceManager
 
 logger = logging.getLogger("easytier.main")
 
@@ -44,12 +45,14 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.e
     """Run the command; returns its exit status, or raises SystemExit for wrong usage, --help and --version."""
     try:
         options = parse(sys.argv[1:] if argv is None else argv, environ)
+        if options.complete_for:
+            return _print_completions(options.complete_for)
         loaded = load(options, environ=environ)
         if options.list_plugins:
             return _list_plugins(loaded.configs, environ)
         if options.check_config:
             return _check_plugins(loaded, environ)
-        return _run(loaded, options)
+        return _run(loaded, options, environ)
     except ConfigError as error:
         return _fail(*error.problems)
 
@@ -58,6 +61,18 @@ def _fail(*problems: str) -> int:
     for problem in problems:
         print(f"{PROGRAM_NAME}: {problem}", file=sys.stderr)
     return FAILED
+
+
+def _print_completions(shell: str) -> int:
+    import shtab
+
+    parser = make_parser()
+    for action in parser._actions:
+        kind = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}.get(str(action.metavar))
+        if kind is not None:
+            vars(action)["complete"] = kind
+    print(shtab.complete(parser, shell))
+    return OK
 
 
 def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:
@@ -93,13 +108,14 @@ def _check_plugins(loaded: Loaded, environ: Mapping[str, str]) -> int:
     return OK
 
 
-def _run(loaded: Loaded, options: Options) -> int:
+def _run(loaded: Loaded, options: Options, environ: Mapping[str, str]) -> int:
     import anyio
 
     from easytier_hooks.errors import HooksError
     from easytier_host.instance import NodeError
     from easytier_host.log import configured
     from easytier_host.portal.server import PortalError
+    from easytier_host.service_manager import ServiceManager
 
     _allow_many_files()
     first = loaded.configs[0]
@@ -112,7 +128,7 @@ def _run(loaded: Loaded, options: Options) -> int:
         for warning in loaded.warnings:
             logger.warning("%s", warning)
         try:
-            anyio.run(_run_nodes, loaded.configs)
+            anyio.run(_run_nodes, loaded.configs, ServiceManager(environ))
         except* (NodeError, HooksError, PortalError) as group:
             status = _fail(*map(str, _leaves(group)))
     return status
@@ -134,18 +150,25 @@ def _shorten_collections() -> None:
     gc.set_threshold(*COLLECT_AFTER)
 
 
-async def _run_nodes(configs: Sequence[Config]) -> None:
+async def _run_nodes(configs: Sequence[Config], manager: ServiceManager) -> None:
     """Run all nodes until they have closed or a signal comes; the first that fails ends the others."""
     import anyio
 
     running: list[Node] = []
+
+    def note_start() -> None:
+        if len(running) == len(configs):
+            manager.ready(", ".join(f"{config.instance_name} in network {config.network_name}" for config in configs))
+
     async with anyio.create_task_group() as group:
-        await group.start(_stop_on_signal, running, group.cancel_scope)
+        group.start_soon(manager.keep_alive, name="watchdog")
+        await group.start(_stop_on_signal, running, group.cancel_scope, manager)
         portal_port = await _open_portal(configs[0], running, group)
         await _open_metrics(configs[0], running, group)
         async with anyio.create_task_group() as nodes:
             for config in configs:
-                nodes.start_soon(_run_node, config, running, portal_port, name=f"instance {config.instance_name}")
+                nodes.start_soon(_run_node, config, running, portal_port, note_start, name=f"instance {config.instance_name}")
+        manager.stopping()
         group.cancel_scope.cancel()
 
 
@@ -189,7 +212,7 @@ async def _open_metrics(config: Config, running: Sequence[Node], group: TaskGrou
     group.start_soon(MetricsListener(door, running).run, name="metrics")
 
 
-async def _run_node(config: Config, running: list[Node], portal_port: int | None) -> None:
+async def _run_node(config: Config, running: list[Node], portal_port: int | None, note_start: Callable[[], None]) -> None:
     from easytier_host.instance import Node
 
     node = Node(config)
@@ -197,19 +220,23 @@ async def _run_node(config: Config, running: list[Node], portal_port: int | None
     async with node:
         running.append(node)
         _shorten_collections()
+        note_start()
         try:
             await node.wait_closed()
         finally:
             running.remove(node)
 
 
-async def _stop_on_signal(running: Sequence[Node], scope: CancelScope, *, task_status: TaskStatus[None]) -> None:
+async def _stop_on_signal(
+    running: Sequence[Node], scope: CancelScope, manager: ServiceManager, *, task_status: TaskStatus[None]
+) -> None:
     import anyio
 
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
             logger.info("stopping: %s", signal.Signals(number).name)
+            manager.stopping()
             break
     # The handlers are gone: a second signal ends the process whatever a node still does.
     for node in running:

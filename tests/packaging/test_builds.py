@@ -1,6 +1,7 @@
 """What a build of the project contains: with the native module, without it, and as a source distribution.
 
-Built from a copy of the tree, by the setuptools and setuptools-rust of this environment, without network.
+Built from a copy of the tree, by the setuptools and setuptools-rust of this environment, without network.  What is
+installed into a clean environment has its dependencies from where pip has them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,30 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-PARTS = ("easytier_kcp_plugin", "hooks", "host", "cli", "tui", "native", "pyproject.toml", "setup.py", "MANIFEST.in")
+PARTS = (
+    "easytier_kcp_plugin",
+    "hooks",
+    "host",
+    "cli",
+    "tui",
+    "native",
+    "packaging",
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+)
 TEXTS = ("README.md", "LICENSE")
 PACKAGES = {"easytier_cli", "easytier_hooks", "easytier_host", "easytier_kcp_plugin", "easytier_tui"}
+SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
+NEEDS_CARGO = pytest.mark.skipif(shutil.which("cargo") is None, reason="no cargo here")
 WITHOUT_CARGO = os.pathsep.join(
     folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / "cargo").exists()
 )
@@ -71,7 +87,7 @@ def test_a_wheel_without_the_native_module_is_for_every_platform(
     [wheel] = (tmp_path / "wheels").iterdir()
     assert wheel.name.endswith("-py3-none-any.whl")
     names = contents(wheel)
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == PACKAGES
+    assert {name.split("/")[0] for name in names if not name.startswith("easytier_kcp_plugin-")} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert {"easytier_kcp_plugin/_native.pyi", "easytier_host/_native.pyi"} <= names
     assert not [name for name in names if name.endswith((".so", ".rs"))]
@@ -89,31 +105,82 @@ def test_an_unknown_wish_is_an_error(source: Path, tmp_path: Path) -> None:
     assert "EASYTIER_NATIVE is 'yes'" in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(200)
-@pytest.mark.skipif(shutil.which("cargo") is None, reason="no cargo here")
-def test_a_wheel_with_the_native_module_serves_every_newer_python(source: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def native_wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The folder of earlier builds saves compiling the crates that this one depends on.
     target = str(PROJECT / "native" / "target")
-    done = build(source, "build_wheel", tmp_path / "wheels", EASYTIER_NATIVE="1", CARGO_TARGET_DIR=target)
+    folder = tmp_path_factory.mktemp("native") / "wheels"
+    done = build(source, "build_wheel", folder, EASYTIER_NATIVE="1", CARGO_TARGET_DIR=target)
     assert done.returncode == 0, done.stderr
-    [wheel] = (tmp_path / "wheels").iterdir()
-    assert "-cp311-abi3-" in wheel.name
-    assert {"easytier_kcp_plugin/_native.abi3.so", "easytier_host/_native.abi3.so"} <= contents(wheel)
+    [wheel] = folder.iterdir()
+    return wheel
 
-    site = tmp_path / "site"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@NEEDS_CARGO
+def test_a_wheel_with_the_native_module_serves_every_newer_python(native_wheel: Path, tmp_path: Path) -> None:
+    assert "-cp311-abi3-" in native_wheel.name
+    assert {"easytier_kcp_plugin/_native.abi3.so", "easytier_host/_native.abi3.so"} <= contents(native_wheel)
+
+    with zipfile.ZipFile(native_wheel) as archive:
+        archive.extractall(tmp_path)
     program = (
         "import easytier_kcp_plugin._native as stack, easytier_host._native as host; print(stack.__file__, host.__file__);"
         "stack.Stack(mtu=1380, seed=1); host.Aead('aes-gcm', bytes(16))"
     )
     isolated = subprocess.run(
-        [sys.executable, "-c", program], cwd=site, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
     )
     assert isolated.returncode == 0, isolated.stderr
-    modules = (site / package / "_native.abi3.so" for package in ("easytier_kcp_plugin", "easytier_host"))
+    modules = (tmp_path / package / "_native.abi3.so" for package in ("easytier_kcp_plugin", "easytier_host"))
     assert isolated.stdout.split() == list(map(str, modules))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@NEEDS_CARGO
+def test_a_clean_environment_without_a_compiler_takes_the_wheel(native_wheel: Path, tmp_path: Path) -> None:
+    clean = tmp_path / "clean"
+    venv.create(clean, with_pip=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["PATH"] = str(clean / "bin")
+
+    def run(*command: str) -> str:
+        ended = subprocess.run(
+            [str(clean / "bin" / command[0]), *command[1:]],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    run("python", "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary", ":all:", str(native_wheel))
+    assert run("easytier-core", "--check-config", "--no-tun").startswith("ok: ")
+    assert "smoltcp" in run("easytier-core", "--list-plugins")
+    assert run("easytier-cli", "completions", "bash")
+    assert run("easytier-tui", "--help")
+    assert run("python", "-c", "import easytier_kcp_plugin._native, easytier_host._native as host; print(host.__file__)")
+    assert "kcp" not in {distribution.name.lower() for distribution in distributions(path=[run("python", "-c", SITE).strip()])}
+    installed = {str(path.relative_to(clean)) for path in clean.rglob("*") if path.is_file()}
+    assert {f"share/man/man1/easytier-{name}.1" for name in ("core", "cli", "tui")} <= installed
+    assert {"lib/systemd/system/easytier-core@.service", "lib/sysusers.d/easytier.conf"} <= installed
+
+
+def test_what_a_plugin_imports_brings_neither_the_host_nor_a_terminal() -> None:
+    program = (
+        "import sys, easytier_hooks, easytier_kcp_plugin, easytier_kcp_plugin.plugin, easytier_kcp_plugin.auto;"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    own = {"easytier_hooks", "easytier_kcp_plugin"}
+    loaded = {name for name in done.stdout.split() if not name.startswith("_")}
+    assert own <= loaded
+    assert loaded <= own | {"anyio", "exceptiongroup", "idna", "pluggy", "sniffio", "typing_extensions"}
 
 
 def test_the_source_distribution_has_what_the_native_module_is_built_from(source: Path, tmp_path: Path) -> None:
@@ -126,5 +193,6 @@ def test_the_source_distribution_has_what_the_native_module_is_built_from(source
     rust = {str(file.relative_to(PROJECT)) for part in ("src", "host", "wire") for file in (native / part).rglob("*.rs")}
     manifests = {f"native/{name}" for name in ("Cargo.toml", "Cargo.lock", "host/Cargo.toml", "wire/Cargo.toml")}
     stubs = {"easytier_kcp_plugin/_native.pyi", "host/easytier_host/_native.pyi"}
-    assert rust | manifests | stubs | {"setup.py"} <= names
+    unit = {"packaging/systemd/easytier-core@.service", "packaging/man/easytier-core.1"}
+    assert rust | manifests | stubs | unit | {"setup.py"} <= names
     assert not [name for name in names if name.startswith("native/target") or name.endswith(".so")]

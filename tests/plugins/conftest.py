@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-HOOK_EXAMPLES = ("capability_watch", "flow_log", "port_policy")
+HOOK_EXAMPLES = ("capability_watch", "flow_log", "flow_sqlite", "parcel", "port_policy")
 
 
 @pytest.fixture(scope="session")

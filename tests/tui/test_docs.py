@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from easytier_tui import bindings, columns
-from easytier_tui.main import _parser
+from easytier_tui.main import make_parser
 from easytier_tui.screens.help import FILTERS, lines
 from easytier_tui.view import FlowView
 
@@ -29,7 +29,9 @@ def test_no_key_is_described_that_is_not_there() -> None:
 
 
 def test_every_option_is_described() -> None:
-    options = [option for action in _parser()._actions for option in action.option_strings if option not in ("-h", "--help")]
+    options = [
+        option for action in make_parser()._actions for option in action.option_strings if option not in ("-h", "--help")
+    ]
     assert len(options) > 5
     assert [option for option in options if f"`{option}" not in PAGE] == []
 

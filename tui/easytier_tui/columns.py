@@ -77,6 +77,7 @@ _FLOW_COLUMNS: Final[tuple[Column[FlowState], ...]] = (
         True,
     ),
     Column("rtt", "RTT", 7, lambda f, _: words.duration(f.record.rtt), lambda f: _number(f.record.rtt), True, True),
+    Column("loss", "Loss", 6, lambda f, _: words.share(f.record.loss), lambda f: _number(f.record.loss), True, True),
     Column(
         "retr",
         "Retr",
@@ -95,8 +96,8 @@ Layout: TypeAlias = tuple[int, Sequence[str]]
 """The least width of the last column, and the names of all."""
 
 FLOW_LAYOUTS: Final[Sequence[Layout]] = (
-    (28, ("src", "dst", "peer", "transport", "state", "up", "down", "sent", "received", "rtt", "retr", "age", "why")),
-    (20, ("src", "dst", "peer", "transport", "state", "up", "down", "rtt", "retr", "age", "why")),
+    (28, ("src", "dst", "peer", "transport", "state", "up", "down", "sent", "received", "rtt", "loss", "retr", "age", "why")),
+    (20, ("src", "dst", "peer", "transport", "state", "up", "down", "rtt", "loss", "retr", "age", "why")),
     (18, ("src", "dst", "transport", "state", "up", "down", "rtt", "retr", "age", "why")),
     (18, ("src", "dst", "transport", "state", "rate", "rtt", "age", "why")),
     (12, ("src", "dst", "transport", "state", "rate", "why")),

@@ -26,7 +26,7 @@ MAX_DAEMONS: Final = 16
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until the user quits.  1 if it cannot start; raises SystemExit for wrong usage and --help."""
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(argv)
     if wrong := _contradiction(options):
         parser.error(wrong)
@@ -114,7 +114,8 @@ def _fail(text: str) -> int:
     return FAILED
 
 
-def _parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
+    """The options of the command."""
     parser = ArgumentParser(
         PROGRAM_NAME, description="Watch what EasyTier nodes carry, by which transport, and why.", allow_abbrev=False
     )

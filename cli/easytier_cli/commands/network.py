@@ -15,6 +15,9 @@ from easytier_host.rpc.client import PortalClient, common_pb2, portal_pb2
 PUBLIC_SERVER = "PublicServer_"
 """Host names of shared servers begin with this; they are listed first."""
 
+OURS = "-py"
+"""In the version of each node of this project."""
+
 PEER_KEYS = (
     *("cidr", "ipv4", "hostname", "cost", "lat_ms", "loss_rate", "rx_bytes", "tx_bytes", "tunnel_proto", "nat_type", "id"),
     "version",
@@ -103,6 +106,11 @@ def peer(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, o
     ]
     objects += [_peer_object(node) for node in nodes]
     rows = [[each[key] for key in PEER_COLUMNS.values()] for each in objects]
+    loss = list(PEER_COLUMNS).index("loss")
+    for row, node in zip(rows[1:], nodes, strict=True):
+        # Stock writes 0.0% where nothing is measured, and so does our JSON.
+        if node.connection is None:
+            row[loss] = "-"
     return Report(objects, list(PEER_COLUMNS), rows, output.without("version", "NAT", "tunnel", "rx", "tx", "cost"))
 
 
@@ -121,10 +129,15 @@ def _peer_object(node: Node) -> dict[str, Any]:
         "rx_bytes": output.decimal_bytes(sum(each.stats.rx_bytes for each in conns)),
         "tx_bytes": output.decimal_bytes(sum(each.stats.tx_bytes for each in conns)),
         "tunnel_proto": ",".join(sorted({each.tunnel.tunnel_type for each in conns})),
-        "nat_type": output.enum_name(route.stun_info, "udp_nat_type"),
+        "nat_type": _nat_type(route),
         "id": str(route.peer_id),
         "version": route.version or "unknown",
     }
+
+
+def _nat_type(route: portal_pb2.Route) -> str:
+    """As stock's; but a node of this project never looks for its NAT, and announces one that nobody tries to get through."""
+    return "Unknown" if OURS in route.version else output.enum_name(route.stun_info, "udp_nat_type")
 
 
 def route(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:
@@ -187,6 +200,16 @@ def socket_address(address: IPv4Address | IPv6Address, port: int) -> common_pb2.
     return common_pb2.SocketAddr(
         ipv6=common_pb2.Ipv6Addr(part1=words[0], part2=words[1], part3=words[2], part4=words[3]), port=port
     )
+
+
+def address_of(peer: str, own: portal_pb2.NodeInfo, nodes: Sequence[Node]) -> tuple[str, IPv4Address] | None:
+    """Name and address of the node with this host name or peer id; None if there is none, or it has no virtual address."""
+    for node in nodes:
+        if peer in (node.route.hostname, str(node.route.peer_id)) and node.route.HasField("ipv4_addr"):
+            return node.route.hostname or peer, output.ipv4(node.route.ipv4_addr.address)
+    if peer in (own.hostname, str(own.peer_id)) and own.ipv4_addr:
+        return own.hostname, IPv4Address(own.ipv4_addr.partition("/")[0])
+    return None
 
 
 def owner_of(address: IPv4Address, nodes: Sequence[Node]) -> Node | None:

@@ -41,7 +41,7 @@ def ping(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, o
             words = {
                 "connected": f"{answer.rtt_us / 1000:.1f} ms",
                 "refused": f"{answer.rtt_us / 1000:.1f} ms (the port is closed)",
-                "failed": f"no: {answer.detail}",
+                "failed": answer.detail.removeprefix("KCP connect failed: "),
                 "timeout": f"no answer in {options.timeout:g} s",
             }
             outcome = words.get(answer.outcome, answer.outcome)
@@ -64,9 +64,5 @@ def _find(
         return wanted, network.socket_address(ip_address(wanted), options.port)
     except ValueError:
         pass
-    _, nodes = network.ask(client, instance)
-    for node in nodes:
-        route = node.route
-        if wanted in (route.hostname, str(route.peer_id)) and route.HasField("ipv4_addr"):
-            return route.hostname or wanted, network.socket_address(output.ipv4(route.ipv4_addr.address), options.port)
-    return None
+    found = network.address_of(wanted, *network.ask(client, instance))
+    return None if found is None else (found[0], network.socket_address(found[1], options.port))

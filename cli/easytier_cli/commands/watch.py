@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from easytier_cli import output
 from easytier_cli.commands.proxy import KEYS, KEYS_NARROWING, STOCK_NOTE, missing, stock_cells, wanted
 from easytier_cli.diagnostics import Exit, complain
-from easytier_cli.flows import ENDED, NARROWING, WIDE, FlowRow, arrange, as_object, of_ours, of_stock
+from easytier_cli.flows import ENDED, NARROWING_LIVE, WIDE, FlowRow, arrange, as_object, of_ours, of_stock
 from easytier_host.rpc.client import PortalClient, ServiceMissingError, portal_own_pb2, portal_pb2
 
 LINGER: Final = 5.0
@@ -84,7 +84,7 @@ def _as_table(
             WIDE,
             kept,
             cells,
-            NARROWING,
+            NARROWING_LIVE,
             f"{len(kept)} of {len(shown.flows)} flows",
             f"{missed} updates missed" if missed else "",
         )

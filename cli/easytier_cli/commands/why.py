@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from easytier_cli import output
 from easytier_cli.commands import network
@@ -15,12 +15,21 @@ from easytier_host.rpc.client import PortalClient, ServiceMissingError, common_p
 
 def why(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:
     """The peer that has the destination, each transport with its reason, the choice, and the flows that are there."""
-    target = network.socket_address(*options.destination)
+    named, port = options.destination
+    if isinstance(named, str):
+        found = network.address_of(named, *network.ask(client, instance))
+        if found is None:
+            line = f"no node is called {named}, or it has no address; easytier-cli peer lists them"
+            return Report({"destination": named, "peer": None}, text=line, status=Exit.REFUSED)
+        address: IPv4Address | IPv6Address = found[1]
+    else:
+        address = named
+    target = network.socket_address(address, port)
     try:
         told = client.explain(target, instance)
         flows = client.flows(instance).flows
     except ServiceMissingError:
-        return _by_routes(client, instance, target, options)
+        return _by_routes(client, instance, target, address)
     ends = (output.socket_address(target),) if target.port else ()
     host = output.socket_address(target).rpartition(":")[0]
     kept = arrange(
@@ -68,12 +77,11 @@ def _by_routes(
     client: PortalClient,
     instance: portal_pb2.InstanceIdentifier | None,
     target: common_pb2.SocketAddr,
-    options: Namespace,
+    address: IPv4Address | IPv6Address,
 ) -> Report:
     """What a stock node's routes tell."""
     note = "this node is a stock one, which does not say how it chooses"
     _, nodes = network.ask(client, instance)
-    address = options.destination[0]
     owner = network.owner_of(address, nodes) if isinstance(address, IPv4Address) else None
     if owner is None:
         line = f"{_name(target)}: no node has this address"

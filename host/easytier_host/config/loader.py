@@ -162,11 +162,23 @@ def _build(
     given, plugins = _walk(document, source, lines, local)
     values = _check([*given, *from_options], local)
     local.raise_problems()
+    _warn_of_contradiction([*given, *from_options], plugins, local)
     if options.no_listener:
         values["listeners"] = []
     elif not source:
         values.setdefault("listeners", listeners_from_text("11010"))
     return _assemble(values, plugins)
+
+
+def _warn_of_contradiction(given: Iterable[Given], plugins: Mapping[str, Any], findings: _Findings) -> None:
+    """The flag and the table both say whether flows go by KCP; where the table names the plugin, it is asked."""
+    flags = [one for one in given if one.key == "flags.enable_kcp_proxy"]
+    if flags and not flags[-1].value and plugins.get("kcp", False) is not False:
+        findings.warn(
+            "plugins.kcp",
+            f"{flags[-1].place()}: enable_kcp_proxy = false has no effect, for [plugins] names kcp; "
+            "leave kcp out there to have this node accept KCP and not begin it, or set kcp = false to have none",
+        )
 
 
 def _parse_toml(text: str, source: str) -> tuple[dict[str, Any], Mapping[tuple[str | int, ...], int]]:

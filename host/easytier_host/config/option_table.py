@@ -143,6 +143,12 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _program("disable-env-parsing", "leave $NAME in files as it is", Form.SWITCH, has_variable=False),
         _program("check-config", "say whether the configuration is good, and end", Form.SWITCH, has_variable=False),
         _program("list-plugins", "show the plugins that are installed, and end", Form.ACTION),
+        _program(
+            "gen-autocomplete",
+            "print a script that completes these options in a shell, bash, zsh or fish, and end",
+            has_variable=False,
+            metavar="SHELL",
+        ),
         _program("log-format", "form of log lines: text or json", metavar="FORM"),
         _option("network-name", "network_identity.network_name", NETWORK, metavar="NAME"),
         _option("network-secret", "network_identity.network_secret", NETWORK, metavar="SECRET"),
@@ -229,7 +235,6 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _program("config-server", "managed by a server", short="w", status=Status.IGNORED),
         _program("machine-id", "name for the managing server", status=Status.IGNORED),
         _program("daemon", "go to the background", Form.SWITCH, has_variable=False, status=Status.IGNORED),
-        _program("gen-autocomplete", "completions for a shell", has_variable=False, status=Status.IGNORED),
         *(
             _flag(name)
             for name in (

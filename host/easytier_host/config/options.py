@@ -22,6 +22,7 @@ from easytier_host.config.toml_lines import Path
 PROGRAM_NAME: Final = "easytier-core"
 DISTRIBUTION: Final = "easytier-kcp-plugin"
 LOG_FORMATS: Final = ("text", "json")
+SHELLS: Final = ("bash", "zsh", "fish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Options:
     no_listener: bool = False
     check_config: bool = False
     list_plugins: bool = False
+    complete_for: str = ""
+    """A shell, if its completions are asked for."""
     log_format: str = "text"
     warnings: tuple[str, ...] = ()
 
@@ -149,11 +152,8 @@ class _Reader:
             self._problems.append(f"{source}: {fault}")
 
     def finished(self) -> Options:
-        log_format = self._program.get("log-format", ["text"])[-1]
-        try:
-            choice(LOG_FORMATS).parse(log_format)
-        except ValueError as fault:
-            self._problems.append(f"--log-format: {fault}")
+        log_format = self._one_of("log-format", LOG_FORMATS, "text")
+        complete_for = self._one_of("gen-autocomplete", SHELLS, "")
         if self._problems:
             raise ConfigError(self._problems)
         return Options(
@@ -164,9 +164,18 @@ class _Reader:
             no_listener=bool(self._program.get("no-listener")),
             check_config=bool(self._program.get("check-config")),
             list_plugins=bool(self._program.get("list-plugins")),
+            complete_for=complete_for,
             log_format=log_format,
             warnings=tuple(self._warnings),
         )
+
+    def _one_of(self, name: str, choices: Sequence[str], default: str) -> str:
+        given = self._program.get(name)
+        try:
+            return str(choice(choices).parse(given[-1])) if given else default
+        except ValueError as fault:
+            self._problems.append(f"--{name}: {fault}")
+            return default
 
 
 def _values(option: Option, text: str) -> list[Any]:

@@ -46,7 +46,7 @@ _TABLES: Final = {
 _PLUGINS: Final = """\
 [plugins]
 # Plugins by name: true, false, or a table of their options; easytier-core --list-plugins shows what is installed.
-#kcp = true
+#auto = true
 """
 
 

@@ -206,7 +206,9 @@ def _open_device(name: str) -> Any:
 
 def _open_failure(name: str, error: OSError) -> str:
     match error.errno:
-        case errno.EPERM | errno.EACCES:
+        case errno.EACCES:
+            return "/dev/net/tun may not be opened by this user: chmod 666 /dev/net/tun, run as root, or use --no-tun"
+        case errno.EPERM:
             return "not allowed to make a network device: run as root or give CAP_NET_ADMIN, or use --no-tun"
         case errno.ENOENT | errno.ENODEV | errno.ENXIO:
             return "/dev/net/tun is missing: load the kernel module tun, pass the device into the container, or use --no-tun"

@@ -15,7 +15,7 @@ import anyio
 from google.protobuf.message import Message
 
 from easytier_hooks.errors import TransportUnavailable
-from easytier_hooks.types import FlowKey, TcpFlow
+from easytier_hooks.types import FlowKey, PeerInfo, TcpFlow
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from easytier_host.portal import diagnosis, flow_views, views
 from easytier_host.portal.feed import FlowFeed
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from easytier_host.instance import Node
 
 NAME: Final = "PythonNodeRpc"
+KCP: Final = "kcp"
+"""The transport of which nodes announce whether they take it."""
 
 # Ours, in seconds.
 MAX_WAIT: Final = 25.0
@@ -157,7 +159,18 @@ class OwnService:
                 outcome = "connected"
                 connection.reset()
         rtt_us = max(0, round((self._clock() - began) * 1e6))
+        if request.transport == KCP and outcome in ("timeout", "failed") and (refusal := _refusal_of(node, peer)):
+            outcome, detail = "failed", refusal
         return portal_own_pb2.PingResponse(rtt_us=rtt_us, outcome=outcome, detail=detail)
+
+
+def _refusal_of(node: Node, peer: PeerInfo) -> str:
+    """Why a peer does not answer by KCP, as far as it says so itself; "" if it says that it does."""
+    capabilities = node.capabilities_of(peer.peer_id)
+    if capabilities is None or capabilities.kcp_input:
+        return ""
+    name, version = views.clean(peer.hostname) or str(peer.peer_id), views.clean(capabilities.version) or "unknown"
+    return f"{name} takes no KCP: it is older than 2.2, or runs with --disable-kcp-input (version {version})"
 
 
 def _key_to(node: Node, destination: common_pb2.SocketAddr) -> FlowKey:

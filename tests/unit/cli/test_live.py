@@ -55,6 +55,11 @@ def test_watching_on_a_terminal_draws_the_table_anew() -> None:
     assert "7 updates missed" in text
 
 
+def test_watching_on_a_narrow_terminal_still_shows_the_rates() -> None:
+    heading = next(line for line in on_terminal("proxy --watch", 80, watched(), status=4) if "src" in line)
+    assert {"src", "dst", "state", "up/s", "down/s"} <= {cell.strip() for cell in heading.split("|")}
+
+
 def test_watching_a_stock_node_tells_what_comes_and_goes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +99,7 @@ def pinged(*outcomes: str) -> dict[replay.Method, bytes | replay.Answers]:
     [
         ("connected", 0, "51.8 ms"),
         ("refused", 0, "51.8 ms (the port is closed)"),
-        ("failed", 4, "no: no way"),
+        ("failed", 4, "no way"),
         ("timeout", 5, "no answer in 2.5 s"),
     ],
 )

@@ -36,7 +36,8 @@ def test_nobody_there_is_1_and_says_what_to_do(capsys: pytest.CaptureFixture[str
     "command",
     [
         *("", "fly", "peer fly", "-p localhost:1 peer", "-p 1 peer", "-p ::1:1 peer", "-o xml peer", "-i x peer"),
-        *("proxy why", "proxy why x", "proxy why 10.0.0.1:99999", "--timeout 0 peer", "--timeout nan peer"),
+        *("proxy why", "proxy why 10.0.0.999", "proxy why :22", "proxy why 10.0.0.1:99999"),
+        *("--timeout 0 peer", "--timeout nan peer"),
         *("proxy --sort x", "proxy --filter colour:red", "proxy --filter port:x", "proxy --filter dst:1/99", "ping 10.0.0.1"),
         *("ping --kcp", "ping --kcp n2 -c 0", "completions ksh", "config", "proxy why [::1", "proxy why 10.0.0.1:"),
     ],
@@ -205,6 +206,24 @@ def test_one_network_that_fails_does_not_hide_the_other(capsys: pytest.CaptureFi
     output = capsys.readouterr().out
     assert output.count("failed: ") == 1
     assert output.endswith("|-----|--------|\n")
+
+
+def test_what_is_not_measured_of_a_peer_is_not_shown_as_good(capsys: pytest.CaptureFixture[str]) -> None:
+    """A peer behind a relay has no loss of its own, and a node of this project does not look for its NAT."""
+    ours, stocks = route(2), route(3)
+    ours.version = "2.6.4-py0.1.0"
+    for each in (ours, stocks):
+        each.stun_info.udp_nat_type = common_pb2.Symmetric
+    assert run(node(routes=(ours, stocks)), "peer") == 0
+    heading, _, _, *others = capsys.readouterr().out.splitlines()
+    cells = [dict(zip(heading.split("|"), line.split("|"), strict=True)) for line in others]
+    told = [{name.strip(): cell.strip() for name, cell in row.items()} for row in cells]
+    assert [(each["hostname"], each["loss"], each["NAT"]) for each in told] == [
+        ("n2", "-", "Unknown"),
+        ("n3", "-", "Symmetric"),
+    ]
+    assert run(node(routes=(ours,)), "peer -o json") == 0
+    assert json.loads(capsys.readouterr().out)[1]["loss_rate"] == "0.0%"
 
 
 def test_several_instances_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from easytier_host.pb import portal_own_pb2
-from tests.unit.cli.nodes import FLOW, node, route, run, stock
+from tests.unit.cli.nodes import FLOW, node, on_terminal, route, run, stock
 
 
 def test_wide_tells_why(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,6 +24,11 @@ def test_wide_tells_why(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert "FIN both ways; the peer takes KCP" in output
     assert "closed" in output
+
+
+def test_the_loss_of_the_path_is_there_on_a_usual_terminal() -> None:
+    heading, _, row = on_terminal("proxy --wide", 120, node(flows=(FLOW,)))
+    assert dict(zip(*([cell.strip() for cell in line.split("|")] for line in (heading, row)), strict=True))["loss"] == "5.1%"
 
 
 def wide_flows() -> tuple[portal_own_pb2.FlowInfo, ...]:
@@ -90,6 +95,17 @@ def test_why_explains_one_destination(capsys: pytest.CaptureFixture[str]) -> Non
     told = json.loads(capsys.readouterr().out)
     assert (told["destination"], told["transport"], told["flows"]) == ("10.144.0.2:23", "kcp", [])
     assert [each["transport"] for each in told["candidates"]] == ["kcp", "tcp"]
+
+
+@pytest.mark.parametrize(("name", "asked"), [("n2:22", "10.144.0.2:22"), ("2", "10.144.0.2:0"), ("a:80", "10.144.0.1:80")])
+def test_why_takes_a_peer_by_its_name_or_id(name: str, asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(node(routes=(route(2),)), f"proxy why {name} -o json") == 0
+    assert json.loads(capsys.readouterr().out)["destination"] == asked
+
+
+def test_why_says_that_nobody_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(node(routes=(route(2),)), "proxy why n9:22") == 4
+    assert capsys.readouterr().out == "no node is called n9, or it has no address; easytier-cli peer lists them\n"
 
 
 def test_why_knows_when_nobody_has_the_destination(capsys: pytest.CaptureFixture[str]) -> None:

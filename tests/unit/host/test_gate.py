@@ -12,6 +12,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.loading import PluginInfo, PluginState
 from easytier_hooks.selection import default
 from easytier_hooks.services import Link
 from easytier_hooks.streams import SocketStream, TcpConnection
@@ -33,7 +34,7 @@ from easytier_hooks.types import (
 )
 from easytier_host import gate as gate_module
 from easytier_host.flows import ENDED_LINGER, FlowTable, decode_key, segment_key
-from easytier_host.gate import FlowGate
+from easytier_host.gate import FlowGate, plain_alone
 from easytier_host.links import DeviceLink
 from easytier_host.nic.memory import MemoryNic
 from tests.unit.host.helpers import ACK, FIN, PEER, PSH, RST, SYN, FakeClock, device_frame, tcp_segment
@@ -667,7 +668,7 @@ async def dial_plainly(w: World, plain: FakePlain) -> None:
 async def test_without_a_transport_it_is_plain_tcp_and_why() -> None:
     async with world() as w:
         await dial_plainly(w, FakePlain())
-        assert w.events()[1] == TransportSelected("tcp", "no other transport", "default")
+        assert w.events()[1] == TransportSelected("tcp", "no plugin offers another transport", "default")
 
 
 async def test_with_none_available_the_reason_is_theirs() -> None:
@@ -759,3 +760,12 @@ async def test_what_a_flow_to_this_node_itself_would_get() -> None:
         flow, candidates, selection = await w.gate.explain(key)
         assert (flow.peer, candidates) == (None, [])
         assert selection == Selection("tcp", "the destination is this node", "default")
+
+
+def test_plain_tcp_alone_has_a_reason() -> None:
+    def info(name: str, state: PluginState) -> PluginInfo:
+        return PluginInfo(name, state)
+
+    loaded = info("kernel", PluginState.LOADED)
+    assert plain_alone([loaded]) == "no plugin offers another transport"
+    assert plain_alone([info("kcp", PluginState.DISABLED), loaded]) == "no other transport: the plugin kcp is switched off"

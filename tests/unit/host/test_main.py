@@ -191,3 +191,15 @@ def test_a_listener_that_cannot_be_opened_is_one_line(capsys: pytest.CaptureFixt
     assert main(["--no-tun", "--console-log-level", "off", "-l", "tcp://203.0.113.1:1"], environ={}) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("easytier-core: cannot listen on tcp://203.0.113.1:1: ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completions_know_every_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--gen-autocomplete", shell], environ={}) == 0
+    script = capsys.readouterr().out
+    assert [option for option in ("config-file", "enable-kcp-proxy", "port-forward") if option not in script] == []
+
+
+def test_completions_of_an_unknown_shell_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--gen-autocomplete", "dash"], environ={}) == 1
+    assert "unknown value" in capsys.readouterr().err

@@ -21,7 +21,7 @@ def test_every_line_can_be_uncommented() -> None:
     assert config.network_secret == "s3cret"
     assert config.peers == ("udp://203.0.113.5:11010",)
     assert len(config.proxy_networks) == len(config.port_forwards) == 1
-    assert config.plugins["kcp"] is True
+    assert config.plugins["auto"] is True
     assert list(loaded.warnings) == []
 
 

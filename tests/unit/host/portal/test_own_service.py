@@ -178,6 +178,17 @@ async def test_a_ping_is_a_connection_by_the_transport(answer: Exception | None,
         assert (flow.key.destination_port, flow.peer and flow.peer.peer_id) == (9, a.peer_id)
 
 
+@pytest.mark.parametrize("answer", [TimeoutError(), TransportUnavailable("KCP connect failed: no answer")])
+async def test_a_ping_of_a_peer_that_takes_no_kcp_says_so(answer: Exception) -> None:
+    pigeon = Pigeon()
+    pigeon.answer = answer
+    async with asked(pigeon) as (_, b, ask):
+        b.gate.transports["kcp"] = pigeon
+        told = await ask(lambda client: client.ping(address("10.144.0.1", 9), "kcp", timeout=0.05))
+    assert told.outcome == "failed"
+    assert "node1 takes no KCP: it is older than 2.2, or runs with --disable-kcp-input (version 2.6.4-py" in told.detail
+
+
 async def test_a_ping_needs_a_transport_and_a_peer() -> None:
     async with asked(Pigeon()) as (_, _, ask):
         with pytest.raises(RefusedError, match="no plugin offers the transport 'owl'; offered: pigeon"):
