@@ -360,7 +360,7 @@ class Node:
             config, self.owners, self._clock, interface_addresses=self.interface_addresses, refuse=self._refuse_plain
         )
         self.targets = Targets(self.gate, self.metrics, self.dial_target, self.owners, self.guard, self._program)
-        self._rpc = PeerRpc(self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, secrets.randbits(62))
+        self._rpc = PeerRpc(self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, partial(secrets.randbits, 62))
         self.inbound = Inbound(
             self.peer_id,
             self._peers,

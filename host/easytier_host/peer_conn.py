@@ -34,6 +34,8 @@ DEAD_AFTER_PINGS: Final = 8
 DEAD_AFTER_SILENCE: Final = 7.0
 """Seconds; a stock node drops a vanished UDP neighbour after 8 to 9."""
 MAX_PONGS_PER_SECOND: Final = 100
+LIVE_TIME: Final = 3.0
+"""Seconds since the last frame for which a connection counts as the way that its neighbour uses: answered pings are 2 s apart."""
 LATENCY_SAMPLES: Final = 15
 LOSS_SAMPLES: Final = 100
 
@@ -92,6 +94,10 @@ class PeerConn:
     def is_silent(self) -> bool:
         """True once a ping went unanswered and nothing else came either: the neighbour may be gone, at least from here."""
         return self._unanswered > 1
+
+    def is_live(self, now: float) -> bool:
+        """Whether the neighbour has sent anything over this connection within the last 3 s."""
+        return now - self._last_received_at < LIVE_TIME
 
     def tick(self, now: float) -> bytes | None:
         """Settle overdue pings; returns a Ping frame when one is due.  To be called about twice a second."""

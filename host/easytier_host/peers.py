@@ -44,6 +44,10 @@ class PeerMap:
         """The connections of one neighbour, oldest first."""
         return list(self._connections.get(peer_id, ()))
 
+    def is_live(self, peer_id: int, now: float) -> bool:
+        """Whether a neighbour is heard over a connection of its own, so that it would use no other way to us."""
+        return any(conn.is_live(now) for conn in self._connections.get(peer_id, ()))
+
     def refusal(self, peer_id: int) -> str | None:
         """Why one more connection to `peer_id` cannot be kept, or None if it can."""
         if len(self._connections.get(peer_id, ())) >= MAX_CONNECTIONS_PER_PEER:

@@ -5,6 +5,9 @@ One loop a neighbour::
     something new, or 10 s passed --> SyncRouteInfo --answer--> note what the neighbour knows --> wait
              ^                             | error or no answer in 3 s
              '------ 0.2 s, doubling to 5 s '
+
+Who lacks something is found out for one neighbour after the other, at most twenty times a second and for a tenth of the time: a
+hostile peer may have news all the time.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 from google.protobuf.message import Message
 
 from easytier_host.pb import peer_rpc_pb2
@@ -34,7 +38,9 @@ KEEPALIVE_INTERVAL: Final = 10.0
 FIRST_RETRY: Final = 0.2
 LONGEST_RETRY: Final = 5.0
 SHORTEST_PAUSE: Final = 0.05
-"""Between two calls, for a neighbour whose answers make us send everything again."""
+"""Between two calls, for a neighbour whose answers make us send everything again, and between two rounds of news."""
+PAUSE_FACTOR: Final = 9.0
+"""The pause after a round of news, in times of its length."""
 
 
 class RouteSync:
@@ -58,6 +64,8 @@ class RouteSync:
         self._on_change = on_change
         self._loops: dict[int, anyio.CancelScope] = {}
         self._news: dict[int, anyio.Event] = {}
+        self._announced = anyio.Event()
+        self._spreads = False
         rpc.offer(SERVICE, {SYNC_ROUTE_INFO: self._serve})
 
     def add_neighbour(self, peer_id: int) -> None:
@@ -66,6 +74,9 @@ class RouteSync:
         scope = self._loops[peer_id] = anyio.CancelScope()
         self._news[peer_id] = anyio.Event()
         self._tasks.start_soon(self._loop, peer_id, scope, name=f"route sync {peer_id}")
+        if not self._spreads:
+            self._spreads = True
+            self._tasks.start_soon(self._spread, name="route news")
         self.announce()
 
     def remove_neighbour(self, peer_id: int) -> None:
@@ -76,10 +87,19 @@ class RouteSync:
         self.announce()
 
     def announce(self) -> None:
-        """Wake the loops of neighbours that lack something we know."""
-        for peer_id, event in self._news.items():
-            if self._state.wants_sync(peer_id):
-                event.set()
+        """Let the loops of neighbours that lack something we know be woken, at once or soon."""
+        self._announced.set()
+
+    async def _spread(self) -> None:
+        while True:
+            await self._announced.wait()
+            self._announced = anyio.Event()
+            began = anyio.current_time()
+            for peer_id in list(self._news):
+                if peer_id in self._news and self._state.wants_sync(peer_id):
+                    self._news[peer_id].set()
+                await checkpoint()
+            await anyio.sleep(max(SHORTEST_PAUSE, (anyio.current_time() - began) * PAUSE_FACTOR))
 
     async def _loop(self, peer_id: int, scope: anyio.CancelScope) -> None:
         retry = FIRST_RETRY

@@ -1,7 +1,8 @@
 """Turns what the route protocol knows into what the data path uses: next hops, the address lookup, kernel routes, and news for
 plugins.
 
-`changed` may be called for every record; the tables are made anew at most twenty times a second, since one flood brings many.
+`changed` may be called for every record; the tables are made anew at most twenty times a second, since one flood brings many,
+in short steps, and for a tenth of the time at most, since a hostile peer may invent thousands of nodes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.types import Capability, PathFigures, PeerCapabilities, PeerInfo
@@ -22,7 +24,7 @@ from easytier_host.config.model import Config
 from easytier_host.datapath import Inbound, Outbound
 from easytier_host.events import EventBoard, NodeEvent
 from easytier_host.lookup import Lookup
-from easytier_host.next_hop import NextHops, Path, compute
+from easytier_host.next_hop import NextHops, Path, compute_in_steps
 from easytier_host.nic.base import Nic, NicError
 from easytier_host.pb import common_pb2
 from easytier_host.peers import PeerMap
@@ -37,6 +39,10 @@ TWIN_PATIENCE: Final = 20.0
 """Seconds: others keep a node that has restarted, with its old id, for up to that long."""
 SHORTEST_INTERVAL: Final = 0.05
 """Seconds between two computations."""
+PAUSE_FACTOR: Final = 9.0
+"""The pause after a computation, in times of its length."""
+STEP_RECORDS: Final = 20
+"""Records that are told of in one turn of the loop."""
 
 
 class Topology:
@@ -84,10 +90,12 @@ class Topology:
             with anyio.move_on_after(TWIN_PATIENCE if waits else math.inf):
                 await self._stale.wait()
             self._stale = anyio.Event()
-            self._compute()
+            began = anyio.current_time()
+            await self._compute()
+            took = anyio.current_time() - began
             if nic is not None:
                 await self._route_device(nic)
-            await anyio.sleep(SHORTEST_INTERVAL)
+            await anyio.sleep(max(SHORTEST_INTERVAL, took * PAUSE_FACTOR))
 
     def record(self, peer_id: int) -> PeerRecord | None:
         """The record of a peer that can be reached."""
@@ -128,12 +136,19 @@ class Topology:
     def _paths(self) -> Mapping[int, Path]:
         return self._next_hops.least_cost if self._config.flags.latency_first else self._next_hops.least_hops
 
-    def _compute(self) -> None:
+    async def _compute(self) -> None:
         records = {record.peer_id: record for record in self._state.peers()}
         avoid = {peer_id for peer_id, record in records.items() if record.feature_flag.avoid_relay_data}
-        self._next_hops = compute(
+        steps = compute_in_steps(
             self._state.peer_id, self._peers.neighbours(), records.keys(), self._state.connections(), avoid, self._latencies()
         )
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                self._next_hops = end.value
+                break
+            await checkpoint()
         paths = self._paths()
         before, self._records = self._records, {peer_id: record for peer_id, record in records.items() if peer_id in paths}
         config = self._config
@@ -149,7 +164,7 @@ class Topology:
         self._outbound.public_servers = frozenset(
             peer_id for peer_id, record in self._records.items() if record.feature_flag.is_public_server
         )
-        self._tell(before)
+        await self._tell(before)
 
     def _warn_of_twin(self) -> None:
         now = anyio.current_time()
@@ -169,14 +184,16 @@ class Topology:
             logger.warning("another node uses this node's peer id %d; restart one of them", self._state.peer_id)
         self._own_id_claims = claims
 
-    def _tell(self, before: Mapping[int, PeerRecord]) -> None:
+    async def _tell(self, before: Mapping[int, PeerRecord]) -> None:
         """Log, publish and hand to plugins what differs."""
         self._warn_of_twin()
         for peer_id in before.keys() - self._records.keys():
             logger.info("route to peer %d (%s) is gone", peer_id, before[peer_id].hostname)
             self._events.publish(NodeEvent("route_removed", peer_id, before[peer_id].hostname))
             self._plugins.forget_peer(peer_id)
-        for peer_id, record in self._records.items():
+        for number, (peer_id, record) in enumerate(self._records.items(), 1):
+            if number % STEP_RECORDS == 0:
+                await checkpoint()
             if peer_id not in before:
                 logger.info(
                     "route to peer %d: %s, %s, version %s, %s",

@@ -47,6 +47,7 @@ FROM_FRAME = (
     "dropped_malformed",
     "dropped_unsealed",
     "dropped_clear",
+    "dropped_forged",
     "dropped_access",
     "dropped_unhandled",
     "dropped_relay",
@@ -97,7 +98,7 @@ class Host:
             self.cipher,
             FakeClock(),
             deliver=self._deliver,
-            rpc=lambda source, kind, payload, _now: self.rpc.append((source, kind, payload)),
+            rpc=lambda source, kind, payload, _now, _neighbour: self.rpc.append((source, kind, payload)),
             version_of=self.versions.get,
             **({"disable_relay_data": False} | inbound),
         )
@@ -312,10 +313,11 @@ def test_clear_data_is_taken_of_those_alone_that_do_not_seal_all() -> None:
     host.versions |= {PEER: "2.4.5-abcdef", FAR: "2.5.0"}
     taken: list[tuple[int, list[bytes]]] = []
     host.inbound.handlers[PacketType.KCP_SRC] = lambda source, payloads: taken.append((source, payloads))
-    for source in (PEER, FAR, OTHER):
+    for source, bringer in ((PEER, PEER), (FAR, PEER), (OTHER, OTHER)):
         # Nothing is known of OTHER.
-        host.receive(build_frame(source, ME, PacketType.DATA, PACKET), build_frame(source, ME, PacketType.KCP_SRC, b"syn"))
-    assert (host.delivered, taken) == ([PACKET], [(PEER, [b"syn"])])
+        frames = (build_frame(source, ME, kind, PACKET) for kind in (PacketType.DATA, PacketType.KCP_SRC))
+        host.receive(*frames, source=bringer)
+    assert (host.delivered, taken) == ([PACKET], [(PEER, [PACKET])])
     assert host.metrics.dropped_clear == 4
 
 
@@ -330,7 +332,7 @@ def test_a_frame_that_claims_to_be_our_own_is_not_believed(kind: PacketType) -> 
     host = Host()
     host.inbound.handlers[PacketType.KCP_SRC] = lambda _source, _payloads: pytest.fail("believed")
     host.receive(host.sealed(PACKET, kind, source=ME))
-    assert (host.delivered, host.rpc, host.metrics.dropped_clear) == ([], [], 1)
+    assert (host.delivered, host.rpc, host.metrics.dropped_forged) == ([], [], 1)
 
 
 def test_sealed_data_is_dropped_where_encryption_is_off() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface, IPv4Network, IPv6Network, ip_address
-from itertools import pairwise
+from itertools import count, pairwise
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -139,8 +139,8 @@ class World:
         config = Config(
             ipv4=IPv4Interface("10.144.0.1/24"), mapped_listeners=("tcp://203.0.113.5:443",), flags=flags or Flags()
         )
-        self.rpc = PeerRpc(ME, "lab", self._carry, Metrics(), 1)
-        self.theirs = PeerRpc(PEER, "lab", self._carry_back, Metrics(), 1)
+        self.rpc = PeerRpc(ME, "lab", self._carry, Metrics(), count(1).__next__)
+        self.theirs = PeerRpc(PEER, "lab", self._carry_back, Metrics(), count(1).__next__)
         topology = SimpleNamespace(reachable_records=self._look)
         peers = SimpleNamespace(neighbours=lambda: self.neighbours)
         self.connector = DirectConnector(config, self.rpc, tasks, self, topology, peers, self.clock)  # type: ignore[arg-type]

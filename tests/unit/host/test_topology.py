@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from easytier_hooks.types import PathFigures, PeerCapabilities, PeerInfo
 from easytier_host.config.model import Config, Flags
 from easytier_host.events import EventBoard, NodeEvent
-from easytier_host.next_hop import NextHops, compute
+from easytier_host.next_hop import NextHops, compute_in_steps
 from easytier_host.nic.base import NicError
 from easytier_host.nic.memory import MemoryNic
 from easytier_host.pb import common_pb2
@@ -197,11 +197,11 @@ async def test_many_changes_are_one_computation(monkeypatch: pytest.MonkeyPatch)
     topology = net.topology()
     calls: list[int] = []
 
-    def counted(*given: Any) -> NextHops:
+    def counted(*given: Any) -> Generator[None, None, NextHops]:
         calls.append(1)
-        return compute(*given)
+        return compute_in_steps(*given)
 
-    monkeypatch.setattr("easytier_host.topology.compute", counted)
+    monkeypatch.setattr("easytier_host.topology.compute_in_steps", counted)
     async with started(topology):
         for _ in range(1000):
             topology.changed()

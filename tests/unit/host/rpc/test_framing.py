@@ -163,7 +163,7 @@ def test_one_call_is_held_to_a_mebibyte() -> None:
     # What it held is free again.
     assert reassembler.unfinished == 0
     assert reassembler._total_bytes == 0
-    assert reassembler._peer_bytes == reassembler._peer_calls == {}
+    assert reassembler._bytes == reassembler._calls == {}
 
 
 def test_all_peers_together_are_held_to_eight_mebibytes() -> None:

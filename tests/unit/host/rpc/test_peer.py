@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 
 import anyio
 import pytest
@@ -30,7 +31,7 @@ class Net:
         self.metrics = {A: Metrics(), B: Metrics()}
         self.sent: list[tuple[int, int, int, bytes]] = []
         self.filter: Callable[[list[bytes]], list[bytes]] = lambda payloads: payloads
-        self.nodes = {me: PeerRpc(me, "lab", partial(self.carry, me), self.metrics[me], 100) for me in (A, B)}
+        self.nodes = {me: PeerRpc(me, "lab", partial(self.carry, me), self.metrics[me], count(100).__next__) for me in (A, B)}
 
     def carry(self, source: int, target: int, kind: int, payloads: list[bytes]) -> None:
         self.sent += [(source, target, kind, payload) for payload in payloads]
