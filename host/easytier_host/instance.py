@@ -60,6 +60,7 @@ from easytier_host.peer_conn import PeerConn
 from easytier_host.peers import PeerMap
 from easytier_host.pings import Pings
 from easytier_host.plugin_services import PluginServices
+from easytier_host.plugin_tasks import open_groups
 from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
 from easytier_host.route_sync import RouteSync
@@ -360,7 +361,9 @@ class Node:
             config, self.owners, self._clock, interface_addresses=self.interface_addresses, refuse=self._refuse_plain
         )
         self.targets = Targets(self.gate, self.metrics, self.dial_target, self.owners, self.guard, self._program)
-        self._rpc = PeerRpc(self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, partial(secrets.randbits, 62))
+        self._rpc = PeerRpc(
+            self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, partial(secrets.randbits, 62)
+        )
         self.inbound = Inbound(
             self.peer_id,
             self._peers,
@@ -408,7 +411,8 @@ class Node:
             self.nic = await open_tun(flags.dev_name, mtu, addresses, coalesce=batch.coalesce)
         if self.nic is not None:
             self.gate.device = DeviceLink(self.nic, self.gate.claims)
-        services = partial(PluginServices, self)
+        groups = await open_groups((info.name for info in plugins.describe() if info.hooks), self.plugin_tasks)
+        services = partial(PluginServices, self, groups)
         self.gate.stack, self.gate.stack_obstacle = choose(plugins.tcp_stacks(services), use_smoltcp=flags.use_smoltcp)
         self.gate.transports.update(plugins.transports(services))
         if flags.enable_kcp_proxy and "kcp" not in self.gate.transports:

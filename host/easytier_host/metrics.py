@@ -42,8 +42,8 @@ class Metrics:
     dropped_clear: int = 0
     """Frames in clear text, with encryption on, of a sender that always seals them."""
     dropped_forged: int = 0
-    """Frames for this node that are not of whom they say: of ourselves, or of a neighbour that is heard over a connection of its
-    own, while they came over another."""
+    """Frames for this node that are not of whom they say: of ourselves, or of a neighbour that is heard over a connection of
+    its own, while they came over another."""
     dropped_access: int = 0
     """Data frames that begin what whitelists or access rules refuse."""
     dropped_unhandled: int = 0

@@ -35,7 +35,8 @@ DEAD_AFTER_SILENCE: Final = 7.0
 """Seconds; a stock node drops a vanished UDP neighbour after 8 to 9."""
 MAX_PONGS_PER_SECOND: Final = 100
 LIVE_TIME: Final = 3.0
-"""Seconds since the last frame for which a connection counts as the way that its neighbour uses: answered pings are 2 s apart."""
+"""Seconds since the last frame for which a connection counts as the way that its neighbour uses: answered pings are 2 s
+apart."""
 LATENCY_SAMPLES: Final = 15
 LOSS_SAMPLES: Final = 100
 

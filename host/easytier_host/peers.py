@@ -8,17 +8,23 @@ neighbour appears with its first connection or goes with its last.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
 from easytier_host.metrics import Metrics
 from easytier_host.peer_conn import PeerConn, transmit
+from easytier_host.tunnel.base import Tunnel
+from easytier_host.tunnel.url import subscriber
 
 logger = logging.getLogger("easytier.peers")
 
 # Ours.
 MAX_CONNECTIONS_PER_PEER: Final = 8
 MAX_CONNECTIONS: Final = 1024
+MAX_CONNECTIONS_PER_ADDRESS: Final = 256
+"""Accepted ones: so many may stand behind one NAT, and one machine cannot shut all others out."""
 
 
 class PeerMap:
@@ -28,6 +34,8 @@ class PeerMap:
         self.best: dict[int, PeerConn] = {}
         self._connections: dict[int, list[PeerConn]] = {}
         self._count = 0
+        self._addresses: Counter[str] = Counter()
+        """Accepted connections of each underlay address."""
         self._on_joined = on_joined
         self._on_left = on_left
         self._metrics = metrics
@@ -48,12 +56,15 @@ class PeerMap:
         """Whether a neighbour is heard over a connection of its own, so that it would use no other way to us."""
         return any(conn.is_live(now) for conn in self._connections.get(peer_id, ()))
 
-    def refusal(self, peer_id: int) -> str | None:
-        """Why one more connection to `peer_id` cannot be kept, or None if it can."""
+    def refusal(self, peer_id: int, address: str | None = None) -> str | None:
+        """Why one more connection to `peer_id` cannot be kept, or None if it can; `address` is whose we accept, as
+        `underlay_address` has it."""
         if len(self._connections.get(peer_id, ())) >= MAX_CONNECTIONS_PER_PEER:
             return f"peer {peer_id} has {MAX_CONNECTIONS_PER_PEER} connections already"
         if self._count >= MAX_CONNECTIONS:
             return f"this node has {MAX_CONNECTIONS} connections already"
+        if address is not None and self._addresses[address] >= MAX_CONNECTIONS_PER_ADDRESS:
+            return f"{address} has {MAX_CONNECTIONS_PER_ADDRESS} connections already"
         return None
 
     def add(self, conn: PeerConn) -> None:
@@ -61,6 +72,8 @@ class PeerMap:
         connections = self._connections.setdefault(conn.peer_id, [])
         connections.append(conn)
         self._count += 1
+        if not conn.is_initiator:
+            self._addresses[underlay_address(conn.tunnel)] += 1
         self._elect(conn.peer_id)
         if len(connections) == 1:
             self._on_joined(conn)
@@ -72,6 +85,11 @@ class PeerMap:
             return
         connections.remove(conn)
         self._count -= 1
+        if not conn.is_initiator:
+            address = underlay_address(conn.tunnel)
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
         if connections:
             self._elect(conn.peer_id)
             return
@@ -101,6 +119,11 @@ class PeerMap:
             or _latency(best) < _latency(current) * 0.75 - 0.001
         ):
             self.best[peer_id] = best
+
+
+def underlay_address(tunnel: Tunnel) -> str:
+    """Whom a tunnel counts for."""
+    return subscriber(urlsplit(tunnel.info.remote_url).hostname or tunnel.info.remote_url)
 
 
 def _latency(conn: PeerConn) -> float:

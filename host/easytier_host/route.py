@@ -365,9 +365,7 @@ class LinkState:
                 self._generation += 1
         _raise_to(session.records, peer_id, version)
 
-    def _take_conn_info(
-        self, bringer: int, session: _Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float
-    ) -> None:
+    def _take_conn_info(self, bringer: int, session: _Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float) -> None:
         bitmap, peer_list = request.conn_bitmap, request.conn_peer_list
         if len(bitmap.peer_ids) > MAX_RECORDS or len(peer_list.peer_conn_infos) > MAX_RECORDS:
             self.counters.conn_info_refused += 1
@@ -464,7 +462,11 @@ class LinkState:
         more = len(neighbours) - (0 if stored is None else len(stored.neighbours))
         while more > 0 and self._links + more > MAX_LINKS:
             richest, count = self._links_brought.most_common(1)[0]
-            others = (each for each in reversed(self._conns) if self._conns[each].bringer == richest and each not in (richest, peer_id))
+            others = (
+                each
+                for each in reversed(self._conns)
+                if self._conns[each].bringer == richest and each not in (richest, peer_id)
+            )
             poorer = next(others, None)
             if poorer is None or count <= self._links_brought[bringer] + len(neighbours):
                 return False

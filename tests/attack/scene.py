@@ -6,8 +6,8 @@
                               |                                        far sees near through the target alone
                        attacker 10.144.0.3
 
-The nodes are whole nodes without devices; the tunnels between them are those of `tunnel.ring`.  The attacker is one of them, with
-the network's secret, whose tunnel carries besides what it sends of itself whatever a test wants.
+The nodes are whole nodes without devices; the tunnels between them are those of `tunnel.ring`.  The attacker is one of them,
+with the network's secret, whose tunnel carries besides what it sends of itself whatever a test wants.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How much of this node's time the RPC of one neighbour may take, with that of all peers behind it.  Sans-IO.
 
-A bucket for each neighbour, in seconds of work: it fills by a fiftieth of the time that passes, up to half a second, and what is
-done for the neighbour is taken out of it, an answer costing its bytes as well.  An empty one means that packets are dropped,
-unread; callers repeat by their own rules.  So a flood of calls, or of calls with large answers, takes two hundredths of a
-processor and 200 KB a second at most, whatever they ask; honest neighbours need a thousandth.
+A bucket for each neighbour, in seconds of work: it fills by a fiftieth of the time that passes, up to half a second, and what
+is done for the neighbour is taken out of it, an answer costing its bytes as well.  An empty one means that packets are
+dropped, unread; callers repeat by their own rules.  So a flood of calls, or of calls with large answers, takes two hundredths
+of a processor and 200 KB a second at most, whatever they ask; honest neighbours need a thousandth.
 """
 
 from __future__ import annotations

@@ -10,13 +10,14 @@ overlay, and a relay moves the bytes.
 Segments of flows that nobody here has begun are left to the caller; on a node without a device, where nobody else could have,
 they get RST.
 
-Bounds: 1024 SYNs are held at once, further ones are dropped and counted; they are repeated by their source.  The stack bounds
-the flows; what it does not take gets RST.
+Bounds: 1024 SYNs are held at once, 256 of one peer, further ones are dropped and counted; they are repeated by their source.
+The stack bounds the flows; what it does not take gets RST.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeAlias
@@ -40,6 +41,7 @@ logger = logging.getLogger("easytier.subnet")
 
 # Ours.
 MAX_HELD: Final = 1024
+MAX_HELD_PER_PEER: Final = 256
 
 Dial: TypeAlias = Callable[[IPAddress, int, Endpoint], Awaitable[TcpConnection]]
 """`targets.Targets.dial`: (address, port, who asks)."""
@@ -77,6 +79,7 @@ class TcpProxy:
         self._wall_clock = wall_clock
         self._held: dict[bytes, anyio.CancelScope] = {}
         """The flows whose SYN is held, and what ends the attempt."""
+        self._held_by: Counter[int] = Counter()
 
     def take(self, packets: Sequence[bytes], exit_node: bool) -> list[bytes]:
         """Take whole TCP packets of peers in their order, `exit_node` being true of all or of none; returns what is not
@@ -119,12 +122,13 @@ class TcpProxy:
         before = self._held.get(flow.raw_key)
         if before is not None:
             before.cancel()
-        elif len(self._held) >= MAX_HELD:
+        elif len(self._held) >= MAX_HELD or self._held_by[_owner(flow)] >= MAX_HELD_PER_PEER:
             self._metrics.dropped_subnet += 1
-            self._gate.report(flow.id, Failed(f"{MAX_HELD} connections are being opened already"))
+            self._gate.report(flow.id, Failed("too many connections are being opened already"))
             return
         flow.held = flow.reported_by_transport = True
         scope = self._held[flow.raw_key] = anyio.CancelScope()
+        self._held_by[_owner(flow)] += 1
         self._tasks.start_soon(self._open, flow, syn, dial, scope, name=f"flow {flow.id}")
 
     async def _open(self, flow: Flow, syn: bytes, dial: Dial, scope: anyio.CancelScope) -> None:
@@ -137,6 +141,9 @@ class TcpProxy:
                 self._gate.report(flow.id, Failed("given up by the source"))
         finally:
             flow.held = False
+            self._held_by[_owner(flow)] -= 1
+            if not self._held_by[_owner(flow)]:
+                del self._held_by[_owner(flow)]
             if self._held.get(flow.raw_key) is scope:
                 del self._held[flow.raw_key]
 
@@ -163,3 +170,8 @@ class TcpProxy:
             return
         report(Connected())
         self._tasks.start_soon(self._gate.relay, flow.id, source, target, name=f"flow {flow.id}")
+
+
+def _owner(flow: Flow) -> int:
+    """The peer that a flow counts for; the router lets none in under another's address."""
+    return 0 if flow.peer is None else flow.peer.peer_id

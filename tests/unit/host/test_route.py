@@ -413,7 +413,9 @@ class TestReceiving:
     def test_a_neighbour_is_believed_about_itself_whatever_was_said_before_it_came(self) -> None:
         state = node(neighbours=[LEFT])
         last = 0xFFFF_FFFF
-        forged = request_from(LEFT, record(LEFT), record(FAR, last, hostname="forged"), rows={FAR: (last, {LEFT}), LEFT: (1, {ME, FAR})})
+        forged = request_from(
+            LEFT, record(LEFT), record(FAR, last, hostname="forged"), rows={FAR: (last, {LEFT}), LEFT: (1, {ME, FAR})}
+        )
         state.handle_request(LEFT, forged, 0.0)
         assert "forged" in {peer.hostname for peer in state.peers()}
         state.add_neighbour(FAR)
@@ -426,7 +428,9 @@ class TestReceiving:
 
     def test_the_nearest_are_told_of_first(self) -> None:
         state = node(neighbours=[LEFT, RIGHT])
-        state.handle_request(LEFT, request_from(LEFT, record(9), record(8), record(LEFT), rows={LEFT: (1, {ME, 9}), 9: (1, {8})}), 0.0)
+        state.handle_request(
+            LEFT, request_from(LEFT, record(9), record(8), record(LEFT), rows={LEFT: (1, {ME, 9}), 9: (1, {8})}), 0.0
+        )
         state.handle_request(RIGHT, request_from(RIGHT, record(RIGHT)), 0.0)
         assert [item.peer_id for item in built(state, RIGHT).peer_infos.items] == [ME, LEFT, 9, 8]
 

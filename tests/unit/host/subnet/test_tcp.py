@@ -368,6 +368,20 @@ async def test_with_too_many_held_the_next_are_dropped(monkeypatch: pytest.Monke
         await until(lambda: len(b.stack.sources) == 4)
 
 
+async def test_one_peer_holds_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp_module, "MAX_HELD_PER_PEER", 2)
+    async with bench() as b:
+        b.release = anyio.Event()
+        for port in range(1, 6):
+            b.take(segment(port=port))
+        await until(lambda: len(b.dialled) == 2)
+        assert (len(b.events(Failed)), b.metrics.dropped_subnet) == (3, 3)
+        b.release.set()
+        await until(lambda: len(b.stack.sources) == 2)
+        b.take(segment(port=9))
+        await until(lambda: len(b.stack.sources) == 3)
+
+
 async def test_with_a_full_table_of_flows_new_ones_are_dropped() -> None:
     async with bench(max_flows=1) as b:
         b.take(segment(port=1), segment(port=2))
