@@ -336,7 +336,7 @@ class Inbound:
         """
         if source == conn.peer_id:
             return False
-        return source == self._peer_id or (source in self._peers.best and self._peers.is_live(source, self._clock()))
+        return source == self._peer_id or (source in self._peers.best and self._peers.is_live(source))
 
     def _is_credible(self, conn: PeerConn, source: int, packet_type: int, flags: int) -> bool:
         """Whether frames may be in clear, if they are: their sender does not always seal them."""

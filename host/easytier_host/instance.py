@@ -388,6 +388,7 @@ class Node:
             self._events,
             config,
             latencies=lambda: self._center.latencies,
+            on_computed=self.owners.forget,
         )
         self._center = PeerCenter(
             self.peer_id,

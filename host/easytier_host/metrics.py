@@ -80,7 +80,7 @@ class Metrics:
     refused_dials: int = 0
     """Connections of peers to what this node does not dial for others, or does not dial for them."""
     forged_sources: int = 0
-    """Those among them that claimed the address of another node."""
+    """Connections of peers that claimed an address of another node, and are carried as their own."""
 
     def as_dict(self) -> dict[str, int]:
         """All counters by name."""

@@ -10,6 +10,7 @@ Stock counts five lost pings; on a line with 10 % loss each way an idle connecti
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -96,9 +97,13 @@ class PeerConn:
         """True once a ping went unanswered and nothing else came either: the neighbour may be gone, at least from here."""
         return self._unanswered > 1
 
-    def is_live(self, now: float) -> bool:
-        """Whether the neighbour has sent anything over this connection within the last 3 s."""
-        return now - self._last_received_at < LIVE_TIME
+    def is_live(self, now: float, within: float = LIVE_TIME) -> bool:
+        """Whether the neighbour has sent anything over this connection within so many seconds."""
+        return now - self._last_received_at < within
+
+    def probe(self) -> None:
+        """Let the next tick ping, whenever that were due."""
+        self._next_ping_at = -math.inf
 
     def tick(self, now: float) -> bytes | None:
         """Settle overdue pings; returns a Ping frame when one is due.  To be called about twice a second."""

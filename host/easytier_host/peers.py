@@ -8,13 +8,14 @@ neighbour appears with its first connection or goes with its last.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
 from easytier_host.metrics import Metrics
-from easytier_host.peer_conn import PeerConn, transmit
+from easytier_host.peer_conn import LIVE_TIME, PeerConn, transmit
 from easytier_host.tunnel.base import Tunnel
 from easytier_host.tunnel.url import subscriber
 
@@ -34,6 +35,7 @@ class PeerMap:
         self.best: dict[int, PeerConn] = {}
         self._connections: dict[int, list[PeerConn]] = {}
         self._count = 0
+        self._now = -math.inf
         self._addresses: Counter[str] = Counter()
         """Accepted connections of each underlay address."""
         self._on_joined = on_joined
@@ -52,9 +54,15 @@ class PeerMap:
         """The connections of one neighbour, oldest first."""
         return list(self._connections.get(peer_id, ()))
 
-    def is_live(self, peer_id: int, now: float) -> bool:
-        """Whether a neighbour is heard over a connection of its own, so that it would use no other way to us."""
-        return any(conn.is_live(now) for conn in self._connections.get(peer_id, ()))
+    def is_live(self, peer_id: int, within: float = LIVE_TIME) -> bool:
+        """Whether a neighbour is heard over a connection of its own, so that it would use no other way to us; `within` so many
+        seconds before the last tick."""
+        return any(conn.is_live(self._now, within) for conn in self._connections.get(peer_id, ()))
+
+    def probe(self, peer_id: int) -> None:
+        """Ping a neighbour over all its connections at the next tick."""
+        for conn in self._connections.get(peer_id, ()):
+            conn.probe()
 
     def refusal(self, peer_id: int, address: str | None = None) -> str | None:
         """Why one more connection to `peer_id` cannot be kept, or None if it can; `address` is whose we accept, as
@@ -99,6 +107,7 @@ class PeerMap:
 
     def tick(self, now: float) -> None:
         """Send due pings, close dead connections, choose the best of each neighbour anew."""
+        self._now = now
         for conn in self:
             ping = conn.tick(now)
             if conn.is_dead(now):

@@ -37,6 +37,9 @@ logger = logging.getLogger("easytier.route")
 # Ours.
 TWIN_PATIENCE: Final = 20.0
 """Seconds: others keep a node that has restarted, with its old id, for up to that long."""
+DISPUTE_INTERVAL: Final = 2.0
+"""Seconds for a neighbour to answer a ping, when another record has its name and address: then it has restarted, else the other
+one is no successor of it."""
 SHORTEST_INTERVAL: Final = 0.05
 """Seconds between two computations."""
 PAUSE_FACTOR: Final = 9.0
@@ -59,7 +62,10 @@ class Topology:
         config: Config,
         *,
         latencies: Callable[[], Mapping[tuple[int, int], int]],
+        on_computed: Callable[[], object] = lambda: None,
     ) -> None:
+        """`on_computed` runs whenever `record` and `peer_for` may answer differently."""
+        self._on_computed = on_computed
         self._state = state
         self._peers = peers
         self._outbound = outbound
@@ -75,6 +81,8 @@ class Topology:
         self._own_id_claims = 0
         self._twins: dict[int, float] = {}
         """Peers with our address, and since when they were seen; infinity once they were warned of."""
+        self._disputed: frozenset[int] = frozenset()
+        """Neighbours whose address another peer of their name claims."""
         self._told_failure = ""
         self._stale = anyio.Event()
         self.changed()
@@ -87,7 +95,7 @@ class Topology:
         """Keep the tables current for ever."""
         while True:
             waits = any(since < math.inf for since in self._twins.values())
-            with anyio.move_on_after(TWIN_PATIENCE if waits else math.inf):
+            with anyio.move_on_after(DISPUTE_INTERVAL if self._disputed else TWIN_PATIENCE if waits else math.inf):
                 await self._stale.wait()
             self._stale = anyio.Event()
             began = anyio.current_time()
@@ -152,9 +160,25 @@ class Topology:
         paths = self._paths()
         before, self._records = self._records, {peer_id: record for peer_id, record in records.items() if peer_id in paths}
         config = self._config
-        self._lookup = Lookup(
-            self._records.values(), paths, config.ipv4, config.ipv6, self._state.own.proxy_cidrs, config.exit_nodes
+        heard = (
+            peer_id
+            for peer_id in self._peers.neighbours()
+            if (self._peers.is_live(peer_id, DISPUTE_INTERVAL) if peer_id in self._disputed else self._peers.is_live(peer_id))
         )
+        self._lookup = Lookup(
+            self._records.values(),
+            paths,
+            config.ipv4,
+            config.ipv6,
+            self._state.own.proxy_cidrs,
+            config.exit_nodes,
+            before=self._lookup,
+            firm=frozenset(heard),
+        )
+        self._disputed = self._lookup.disputed
+        for peer_id in self._disputed:
+            self._peers.probe(peer_id)
+        self._on_computed()
         self._inbound.next_hops_by_hops = {peer_id: path.next_hop for peer_id, path in self._next_hops.least_hops.items()}
         self._inbound.next_hops_by_latency = {peer_id: path.next_hop for peer_id, path in self._next_hops.least_cost.items()}
         self._outbound.lookup = self._lookup

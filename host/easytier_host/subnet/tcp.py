@@ -10,8 +10,8 @@ overlay, and a relay moves the bytes.
 Segments of flows that nobody here has begun are left to the caller; on a node without a device, where nobody else could have,
 they get RST.
 
-Bounds: 1024 SYNs are held at once, 256 of one peer, further ones are dropped and counted; they are repeated by their source.
-The stack bounds the flows; what it does not take gets RST.
+Bounds: 1024 SYNs are held at once, 256 of one peer, which may send 500 a second after the first 4096; further ones are dropped
+and counted, and repeated by their source.  The stack bounds the flows; what it does not take gets RST.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from easytier_hooks.errors import DialRefused, TransportUnavailable
 from easytier_hooks.services import Endpoint, TcpStack
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import TCP, Connected, Connecting, Failed, IPAddress, TransportSelected
-from easytier_host.flows import ACK, FIN, RST, SYN, Flow, segment_key
+from easytier_host.flows import ACK, FIN, RST, SYN, Flow, decode_key, segment_key
 from easytier_host.gate import FlowGate
 from easytier_host.metrics import Metrics
 from easytier_host.nic.base import VNET_HEADER_SIZE
@@ -42,6 +42,10 @@ logger = logging.getLogger("easytier.subnet")
 # Ours.
 MAX_HELD: Final = 1024
 MAX_HELD_PER_PEER: Final = 256
+SYN_RATE: Final = 500.0
+SYN_BURST: Final = 4096.0
+"""Connections that one peer may begin in a second, and at once: each costs some 0.2 ms, whatever becomes of it."""
+MAX_BUCKETS: Final = 1024
 
 Dial: TypeAlias = Callable[[IPAddress, int, Endpoint], Awaitable[TcpConnection]]
 """`targets.Targets.dial`: (address, port, who asks)."""
@@ -80,6 +84,8 @@ class TcpProxy:
         self._held: dict[bytes, anyio.CancelScope] = {}
         """The flows whose SYN is held, and what ends the attempt."""
         self._held_by: Counter[int] = Counter()
+        self._syns: dict[int, tuple[float, float]] = {}
+        """Of a peer: how many it may send, and when that was so."""
 
     def take(self, packets: Sequence[bytes], exit_node: bool) -> list[bytes]:
         """Take whole TCP packets of peers in their order, `exit_node` being true of all or of none; returns what is not
@@ -99,6 +105,9 @@ class TcpProxy:
             return False
         raw_key, tcp = found
         flags = frame[tcp + 13] & (SYN | ACK | FIN | RST)
+        if flags == SYN and not self._may_begin(decode_key(raw_key).source_ip):
+            self._metrics.dropped_subnet += 1
+            return True
         if flags == SYN:
             flow = self._gate.table.look(frame, VNET_HEADER_SIZE, self._clock(), self._wall_clock(), "inbound")
             if flow is not None:
@@ -115,6 +124,17 @@ class TcpProxy:
             self._metrics.dropped_subnet += 1
             return True
         return False
+
+    def _may_begin(self, source: IPAddress) -> bool:
+        """Whether the peer that has this address, as far as it is known, may send another SYN."""
+        peer, now = self._gate.peer_for(source), self._clock()
+        owner = 0 if peer is None else peer.peer_id
+        left, at = self._syns.pop(owner, (SYN_BURST, now))
+        left = min(SYN_BURST, left + (now - at) * SYN_RATE)
+        if len(self._syns) >= MAX_BUCKETS:
+            del self._syns[next(iter(self._syns))]
+        self._syns[owner] = max(0.0, left - 1), now
+        return left >= 1
 
     def _hold(self, flow: Flow, syn: bytes, dial: Dial) -> None:
         flow.peer = self._gate.peer_for(flow.key.source_ip)

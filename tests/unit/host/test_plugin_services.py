@@ -251,26 +251,40 @@ async def echo(stream: AnyioSocketStream) -> None:
         ("10.144.0.2", "10.144.0.2", False),
         # A client of stock's SOCKS5 server, which tells of it in good faith: the peer stands for it.
         ("127.0.0.1", "10.144.0.2", False),
-        ("10.144.0.1", "10.144.0.1", True),
-        ("10.144.0.77", "10.144.0.77", True),
+        # Of other nodes, among them such as are clients of a SOCKS5 server at the peer.
+        ("10.144.0.1", "10.144.0.2", True),
+        ("10.144.0.77", "10.144.0.2", True),
     ],
 )
 async def test_a_peer_speaks_for_itself_alone(claimed: str, shown: str, forged: bool) -> None:
-    async with pair() as (a, first, b, _second):
+    async with pair() as (a, first, b, _second), await a.listen_tcp(80) as listener, anyio.create_task_group() as tasks:
         near, far = socket.socketpair()
         with near:
-            source = (IPv4Address(claimed), 40_000)
-            with socket.socket() as closed:
-                closed.bind(("127.0.0.1", 0))
-                destination = (IPv4Address("10.144.0.1"), closed.getsockname()[1])
-            await first.serve(SocketStream(far), b.peer_id, "kcp", source, destination)
+            source, destination = (IPv4Address(claimed), 40_000), (IPv4Address("10.144.0.1"), 80)
+            tasks.start_soon(first.serve, SocketStream(far), b.peer_id, "kcp", source, destination)
+            with anyio.fail_after(10):
+                async with await listener.accept() as taken:
+                    # The program is told of the peer that it is, whatever that said.
+                    assert taken.extra(SocketAttribute.remote_address) == (shown, 40_000)
         (flow,) = a.gate.table
-        assert isinstance(flow.ended, Failed)
-        assert ("not an address of the peer that claims it" in flow.ended.reason) is forged
         assert str(flow.key.source_ip) == shown
         assert flow.peer is not None
         assert flow.peer.peer_id == b.peer_id
         assert a.metrics.forged_sources == forged
+
+
+async def test_a_peer_without_an_address_can_claim_no_other() -> None:
+    async with pair() as (a, first, _, _second):
+        near, far = socket.socketpair()
+        with near:
+            source, destination = (IPv4Address("10.144.0.2"), 40_000), (IPv4Address("10.144.0.1"), 80)
+            await first.serve(SocketStream(far), 999, "kcp", source, destination)
+            assert near.recv(1) == b""
+        (flow,) = a.gate.table
+        assert isinstance(flow.ended, Failed)
+        assert "10.144.0.2 is not an address of the peer that claims it" in flow.ended.reason
+        assert str(flow.key.source_ip) == "0.0.0.0"
+        assert (a.metrics.forged_sources, a.metrics.refused_dials) == (1, 1)
 
 
 async def test_what_the_users_rules_refuse_is_shown_with_the_reason() -> None:
