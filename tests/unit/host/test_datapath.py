@@ -20,7 +20,7 @@ from easytier_host.metrics import Metrics
 from easytier_host.next_hop import Path
 from easytier_host.packet import Flag, PacketType, PeerHeader, build_frame
 from easytier_host.pb import common_pb2
-from easytier_host.peer_conn import PeerConn
+from easytier_host.peer_conn import LIVE_TIME, PeerConn
 from easytier_host.peers import PeerMap
 from easytier_host.route_records import PeerRecord
 from tests.unit.host.helpers import (
@@ -298,6 +298,28 @@ def test_rpc_is_in_clear_to_relays_of_other_networks(
 
 
 # The way in
+
+
+@pytest.mark.parametrize("kind", [PacketType.DATA, PacketType.RPC_REQ, PacketType.KCP_SRC])
+def test_nobody_else_brings_frames_of_a_neighbour_that_is_heard(kind: PacketType) -> None:
+    host = Host()
+    taken: list[int] = []
+    host.inbound.handlers[PacketType.KCP_SRC] = lambda source, _payloads: taken.append(source)
+    host.receive(host.sealed(PACKET, kind, source=OTHER), source=PEER)
+    assert (host.delivered, host.rpc, taken, host.metrics.dropped_forged) == ([], [], [], 1)
+    # One that is no neighbour comes by any way; so does one whose own connection has been silent, which it may have lost.
+    host.receive(host.sealed(PACKET, kind, source=FAR), source=PEER)
+    host.peers.tick(1000.0 + LIVE_TIME)
+    host.receive(host.sealed(PACKET, kind, source=OTHER), source=PEER)
+    assert len(host.delivered) + len(host.rpc) + len(taken) == 2
+    assert host.metrics.dropped_forged == 1
+
+
+def test_frames_of_a_neighbour_for_others_pass_whoever_brings_them() -> None:
+    """By latency, the way to a third node may well lead through two of our neighbours, and us between them."""
+    host = Host()
+    host.receive(build_frame(OTHER, FAR, PacketType.DATA, b"sealed", flags=Flag.LATENCY_FIRST), source=PEER)
+    assert (host.metrics.relayed_frames, host.metrics.dropped_forged) == (1, 0)
 
 
 def test_data_for_us_is_opened_and_delivered_in_order() -> None:
