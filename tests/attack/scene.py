@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from anyio.abc import ByteStream, TaskGroup
@@ -202,7 +202,7 @@ async def echo(stream: ByteStream) -> None:
 
 
 @asynccontextmanager
-async def scene(**target_changes: object) -> AsyncIterator[Scene]:
+async def scene(**target_changes: Any) -> AsyncIterator[Scene]:
     """The whole network, with both honest flows running; leaving it checks that they are alive to the end."""
     async with (
         make_node(1, **target_changes) as target,

@@ -33,6 +33,7 @@ from easytier_host.flows import ACK, FIN, RST, SYN, Flow, decode_key, segment_ke
 from easytier_host.gate import FlowGate
 from easytier_host.metrics import Metrics
 from easytier_host.nic.base import VNET_HEADER_SIZE
+from easytier_host.relay import checked
 from easytier_host.sockets import reason_of
 from easytier_host.subnet.overlay import OverlayLink
 from easytier_host.tcp_reset import reset_for
@@ -178,7 +179,7 @@ class TcpProxy:
             report(Failed(f"{key.destination_ip}:{key.destination_port} cannot be reached: {reason_of(error)}"))
             return
         try:
-            source = await self._stack.terminate(self._link, key, syn)
+            source = checked(await self._stack.terminate(self._link, key, syn))
         except BaseException as error:
             target.reset()
             if not isinstance(error, Exception):

@@ -108,13 +108,13 @@ def test_a_peer_has_at_most_eight_connections() -> None:
 
 def test_one_address_has_at_most_256_of_those_that_come_in() -> None:
     peers = Peers()
-    for peer_id in range(1, MAX_CONNECTIONS_PER_ADDRESS + 1):
-        address = underlay_address(FakeTunnel(remote=f"[2001:db8::{peer_id:x}]:1"))
-        assert peers.map.refusal(peer_id, address) is None
-        tunnel = FakeTunnel(remote=f"[2001:db8::{peer_id:x}]:1")
-        peers.map.add(PeerConn(tunnel, ME, peer_id, is_foreign_relay=False, is_initiator=False, now=0.0))
     # One host may have all addresses of a /64.
-    assert address == "2001:db8::/64"
+    address = "2001:db8::/64"
+    for peer_id in range(1, MAX_CONNECTIONS_PER_ADDRESS + 1):
+        tunnel = FakeTunnel(remote=f"[2001:db8::{peer_id:x}]:1")
+        assert underlay_address(tunnel) == address
+        assert peers.map.refusal(peer_id, address) is None
+        peers.map.add(PeerConn(tunnel, ME, peer_id, is_foreign_relay=False, is_initiator=False, now=0.0))
     assert "256" in (peers.map.refusal(5000, address) or "")
     assert peers.map.refusal(5000, "192.0.2.1") is None
     # Whom we dial is not counted.
