@@ -213,6 +213,34 @@ async def test_a_peer_behind_others_is_dialled_until_one_address_is_it(monkeypat
 
 
 @pytest.mark.anyio
+async def test_peers_that_do_not_answer_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty that nobody has heard of, and one behind them that is there."""
+    async with running() as tasks:
+        made = World(tasks, monkeypatch)
+        made.records = [*(record(peer_id) for peer_id in range(1, 60)), record(PEER)]
+        carry = made._carry
+        made.rpc._send = lambda target, kind, payloads: carry(target, kind, payloads if target == PEER else [])
+        right = make_conn(PEER)
+        made.ends = {"udp://192.0.2.1:1": right}
+        tasks.start_soon(made.connector.run)
+        await until(lambda: made.dialled == ["udp://192.0.2.1:1"])
+        assert not right.tunnel.closed
+
+
+@pytest.mark.anyio
+async def test_so_many_are_asked_at_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "MAX_UNDER_WAY", 3)
+    async with running() as tasks:
+        made = World(tasks, monkeypatch)
+        made.records = [record(peer_id) for peer_id in range(1, 10)]
+        made.rpc._send = lambda target, _kind, _payloads: made.asked.append(target)
+        tasks.start_soon(made.connector.run)
+        await until(lambda: len(made.asked) == 3)
+        await made.look_twice()
+        assert made.asked == [1, 2, 3]
+
+
+@pytest.mark.anyio
 async def test_attempts_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
     async with world(monkeypatch) as made:
         times: list[float] = []
