@@ -54,6 +54,11 @@ class PeerMap:
         """The connections of one neighbour, oldest first."""
         return list(self._connections.get(peer_id, ()))
 
+    def latencies_ms(self) -> dict[int, int]:
+        """The latency to each neighbour to which it is known, in whole milliseconds, 1 at least."""
+        known = ((peer_id, conn.latency) for peer_id, conn in self.best.items())
+        return {peer_id: max(1, round(latency * 1000)) for peer_id, latency in known if latency is not None}
+
     def is_live(self, peer_id: int, within: float = LIVE_TIME) -> bool:
         """Whether a neighbour is heard over a connection of its own, so that it would use no other way to us; `within` so many
         seconds before the last tick."""
