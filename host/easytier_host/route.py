@@ -352,7 +352,7 @@ class LinkState:
                 self.counters.records_refused += 1
                 return
             if stored is not None:
-                self._drop_record(peer_id)
+                _take_off(self._records_brought, stored.bringer, 1)
             copy = peer_rpc_pb2.RoutePeerInfo()
             copy.CopyFrom(message)
             view = decode_record(message, now)

@@ -156,7 +156,7 @@ def records_of_others(scene: Scene) -> list[bytes]:
     last = 0xFFFF_FFF0
     honest = (scene.near, scene.far, scene.target)
     forged = [record(node.peer_id, 77, last, node.config.hostname) for node in honest]
-    own = [record(attacker.peer_id, 2, last + number, "n2") for number in range(2)]
+    own = [record(attacker.peer_id, 2, last + number, scene.near.config.hostname) for number in range(2)]
     rows = {node.peer_id: (last, {attacker.peer_id}) for node in honest}
     return [frame for each in own for frame in sync(attacker, [*forged, each], rows)]
 
