@@ -67,7 +67,7 @@ async def carry(source: TcpConnection, destination: TcpConnection, report: Repor
             except Exception:
                 logger.exception("a connection failed to measure itself")
                 measures = Measures()
-            report(Counters(*reported, *measures))
+            report(Counters(*reported, measures.rtt, measures.retransmitted, measures.window, measures.in_flight))
 
     async def count_for_ever() -> None:
         while True:

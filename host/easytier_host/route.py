@@ -344,8 +344,7 @@ class LinkState:
             _raise_to(session.records, peer_id, version)
             return
         # What others said of it before it came may have any version.
-        is_news = stored is None or version > stored.view.version or (is_its_own and stored.bringer != peer_id)
-        if is_news:
+        if stored is None or version > stored.view.version or (is_its_own and stored.bringer != peer_id):
             size = message.ByteSize()
             has_room = is_its_own or stored is not None or len(self._records) < MAX_RECORDS
             if not peer_id or not version or size > MAX_RECORD_SIZE or not (has_room or self._make_room_for_record(bringer)):
@@ -358,7 +357,7 @@ class LinkState:
             view = decode_record(message, now)
             self._records[peer_id] = _Record(copy, view, size, may_pass_on(message), last_sign=now, bringer=bringer)
             self._records_brought[bringer] += 1
-            if stored is not None and version <= stored.view.version:
+            if stored is not None and version < stored.view.version:
                 # The others have the higher version that was none of its own.
                 self._forget_saved(peer_id)
             if stored is None or stored.view != view:
@@ -404,7 +403,7 @@ class LinkState:
         self._conns[peer_id] = _ConnInfo(version, neighbours, now, bringer)
         self._links_brought[bringer] += len(neighbours)
         self._links += len(neighbours)
-        if stored is not None and version <= stored.version:
+        if stored is not None and version < stored.version:
             self._forget_saved(peer_id)
         if stored is None or stored.neighbours != neighbours:
             self._generation += 1
@@ -417,7 +416,7 @@ class LinkState:
             yield None
         saved = session.records
         self.reachable()
-        # The nearest first: what one attacker invents lies behind it, and finds the tables of others full, at worst.
+        # What one attacker invents lies behind it, and finds the tables of others full, at worst.
         for other in self._nearest_first:
             record = self._records[other]
             if other != peer_id and record.may_pass_on and record.view.version > saved.get(other, 0):
@@ -462,11 +461,7 @@ class LinkState:
         more = len(neighbours) - (0 if stored is None else len(stored.neighbours))
         while more > 0 and self._links + more > MAX_LINKS:
             richest, count = self._links_brought.most_common(1)[0]
-            others = (
-                each
-                for each in reversed(self._conns)
-                if self._conns[each].bringer == richest and each not in (richest, peer_id)
-            )
+            others = (each for each in reversed(self._conns) if self._conns[each].bringer == richest != each != peer_id)
             poorer = next(others, None)
             if poorer is None or count <= self._links_brought[bringer] + len(neighbours):
                 return False

@@ -272,6 +272,15 @@ async def test_bytes_are_relayed_and_a_flow_that_ends_is_told() -> None:
         assert w.events()[4:] == ends
 
 
+class GivingTransport(FakeTransport):
+    """`gives` is what it takes for a connection."""
+
+    gives: object = None
+
+    async def dial(self, flow: TcpFlow) -> TcpConnection:
+        return self.gives  # type: ignore[return-value]
+
+
 class Faulty(TcpConnection):
     """A connection of a plugin that fails in one of its methods, as it may not; else it waits, sends nothing, takes all."""
 
@@ -319,14 +328,9 @@ class Faulty(TcpConnection):
 )
 async def test_a_connection_of_a_plugin_that_fails_ends_its_own_flow_alone(method: str, answer: object) -> None:
     async with world() as w:
-        honest, other = FakeTransport("good"), FakeTransport("bad")
+        honest, other = FakeTransport("good"), GivingTransport("bad")
+        other.gives = Faulty(method, answer)
         w.offer(other, honest)
-        faulty = Faulty(method, answer)
-
-        async def dial(_flow: TcpFlow) -> TcpConnection:
-            return faulty
-
-        other.dial = dial  # type: ignore[method-assign]
         w.release()
         w.gate.admit([SYN_FRAME])
         await until(lambda: w.stack.applications)
@@ -349,12 +353,9 @@ async def test_a_connection_of_a_plugin_that_fails_ends_its_own_flow_alone(metho
 @pytest.mark.parametrize("nonsense", [None, object(), b"bytes"])
 async def test_what_is_no_connection_is_no_way(nonsense: object, caplog: pytest.LogCaptureFixture) -> None:
     async with world() as w:
-        transport = w.offer(FakeTransport())
-
-        async def dial(_flow: TcpFlow) -> object:
-            return nonsense
-
-        transport.dial = dial  # type: ignore[assignment,method-assign]
+        transport = GivingTransport()
+        transport.gives = nonsense
+        w.offer(transport)
         w.release()
         w.gate.admit([SYN_FRAME])
         await until(lambda: w.forwarded == [SYN_FRAME])
