@@ -18,12 +18,12 @@ from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
 from google.protobuf.message import Message
 
 from easytier_host.pb import peer_rpc_pb2
 from easytier_host.route import LinkState, RouteError
 from easytier_host.rpc.peer import PeerRpc, RpcError, ServiceError
+from easytier_host.turns import Turns
 
 logger = logging.getLogger("easytier.route")
 
@@ -38,9 +38,7 @@ KEEPALIVE_INTERVAL: Final = 10.0
 FIRST_RETRY: Final = 0.2
 LONGEST_RETRY: Final = 5.0
 SHORTEST_PAUSE: Final = 0.05
-"""Between two calls, for a neighbour whose answers make us send everything again, and between two rounds of news."""
-PAUSE_FACTOR: Final = 9.0
-"""The pause after a round of news, in times of its length."""
+"""Between two calls, for a neighbour whose answers make us send everything again."""
 
 
 class RouteSync:
@@ -94,12 +92,12 @@ class RouteSync:
         while True:
             await self._announced.wait()
             self._announced = anyio.Event()
-            began = anyio.current_time()
+            turns = Turns()
             for peer_id in list(self._news):
                 if peer_id in self._news and self._state.wants_sync(peer_id):
                     self._news[peer_id].set()
-                await checkpoint()
-            await anyio.sleep(max(SHORTEST_PAUSE, (anyio.current_time() - began) * PAUSE_FACTOR))
+                await turns.give()
+            await turns.rest()
 
     async def _loop(self, peer_id: int, scope: anyio.CancelScope) -> None:
         retry = FIRST_RETRY

@@ -16,7 +16,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.types import Capability, PathFigures, PeerCapabilities, PeerInfo
@@ -30,6 +29,7 @@ from easytier_host.pb import common_pb2
 from easytier_host.peers import PeerMap
 from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
+from easytier_host.turns import Turns
 from easytier_host.version import EASYTIER_VERSION
 
 logger = logging.getLogger("easytier.route")
@@ -40,10 +40,6 @@ TWIN_PATIENCE: Final = 20.0
 DISPUTE_INTERVAL: Final = 2.0
 """Seconds for a neighbour to answer a ping, when another record has its name and address: then it has restarted, else the other
 one is no successor of it."""
-SHORTEST_INTERVAL: Final = 0.05
-"""Seconds between two computations."""
-PAUSE_FACTOR: Final = 9.0
-"""The pause after a computation, in times of its length."""
 STEP_RECORDS: Final = 20
 """Records that are told of in one turn of the loop."""
 
@@ -98,12 +94,12 @@ class Topology:
             with anyio.move_on_after(DISPUTE_INTERVAL if self._disputed else TWIN_PATIENCE if waits else math.inf):
                 await self._stale.wait()
             self._stale = anyio.Event()
-            began = anyio.current_time()
-            await self._compute()
-            took = anyio.current_time() - began
+            turns = Turns()
+            await self._compute(turns)
+            turns.stop()
             if nic is not None:
                 await self._route_device(nic)
-            await anyio.sleep(max(SHORTEST_INTERVAL, took * PAUSE_FACTOR))
+            await turns.rest()
 
     def record(self, peer_id: int) -> PeerRecord | None:
         """The record of a peer that can be reached."""
@@ -144,7 +140,7 @@ class Topology:
     def _paths(self) -> Mapping[int, Path]:
         return self._next_hops.least_cost if self._config.flags.latency_first else self._next_hops.least_hops
 
-    async def _compute(self) -> None:
+    async def _compute(self, turns: Turns) -> None:
         records = {record.peer_id: record for record in self._state.peers()}
         avoid = {peer_id for peer_id, record in records.items() if record.feature_flag.avoid_relay_data}
         steps = compute_in_steps(
@@ -156,7 +152,7 @@ class Topology:
             except StopIteration as end:
                 self._next_hops = end.value
                 break
-            await checkpoint()
+            await turns.give()
         paths = self._paths()
         before, self._records = self._records, {peer_id: record for peer_id, record in records.items() if peer_id in paths}
         config = self._config
@@ -188,7 +184,7 @@ class Topology:
         self._outbound.public_servers = frozenset(
             peer_id for peer_id, record in self._records.items() if record.feature_flag.is_public_server
         )
-        await self._tell(before)
+        await self._tell(before, turns)
 
     def _warn_of_twin(self) -> None:
         now = anyio.current_time()
@@ -208,7 +204,7 @@ class Topology:
             logger.warning("another node uses this node's peer id %d; restart one of them", self._state.peer_id)
         self._own_id_claims = claims
 
-    async def _tell(self, before: Mapping[int, PeerRecord]) -> None:
+    async def _tell(self, before: Mapping[int, PeerRecord], turns: Turns) -> None:
         """Log, publish and hand to plugins what differs."""
         self._warn_of_twin()
         for peer_id in before.keys() - self._records.keys():
@@ -217,7 +213,7 @@ class Topology:
             self._plugins.forget_peer(peer_id)
         for number, (peer_id, record) in enumerate(self._records.items(), 1):
             if number % STEP_RECORDS == 0:
-                await checkpoint()
+                await turns.give()
             if peer_id not in before:
                 logger.info(
                     "route to peer %d: %s, %s, version %s, %s",
