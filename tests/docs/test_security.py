@@ -7,11 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from easytier_host import admission, compress, direct, flows, guard, log, peer_center, peer_conn, peers, route, route_records
+from easytier_host import (
+    admission,
+    compress,
+    direct,
+    flows,
+    guard,
+    handshake,
+    log,
+    peer_center,
+    peer_conn,
+    peers,
+    route,
+    route_records,
+)
 from easytier_host.rpc import allowance, framing
 from easytier_host.subnet import fragments, tcp, udp
 from easytier_host.tunnel import udp_socket
 from easytier_kcp_plugin.kcp import endpoint, sending
+from easytier_kcp_plugin.kcp import handshake as kcp_handshake
 from easytier_kcp_plugin.kcp.arq import memory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +59,7 @@ def test_tests_are_there(name: str) -> None:
 @pytest.mark.parametrize(
     ("subject", "numbers"),
     [
-        ("tunnels without", (admission.MAX_HALF_OPEN_PER_ADDRESS, admission.MAX_HALF_OPEN, admission.HANDSHAKE_TIMEOUT)),
+        ("tunnels without", (admission.MAX_HALF_OPEN_PER_ADDRESS, admission.MAX_HALF_OPEN, handshake.HANDSHAKE_TIMEOUT)),
         ("UDP tunnels", (udp_socket.MAX_TUNNELS_PER_HOST, udp_socket.MAX_TUNNELS)),
         ("connections |", (peers.MAX_CONNECTIONS_PER_PEER, peers.MAX_CONNECTIONS_PER_ADDRESS, peers.MAX_CONNECTIONS)),
         ("Pongs", (peer_conn.MAX_PONGS_PER_SECOND,)),
@@ -63,7 +77,7 @@ def test_tests_are_there(name: str) -> None:
         ("plain TCP", (tcp.MAX_HELD_PER_PEER, tcp.SYN_RATE, tcp.SYN_BURST, tcp.MAX_HELD)),
         ("UDP sources", (udp.MAX_SOURCES, udp.MAX_SOURCES_PER_PEER)),
         ("fragments", (fragments.MAX_BYTES_PER_PEER / MIB, fragments.MAX_BYTES / MIB)),
-        ("half-open KCP", (LIMITS.half_open_per_peer, LIMITS.half_open, endpoint.HALF_OPEN_LIFE)),
+        ("half-open KCP", (LIMITS.half_open_per_peer, LIMITS.half_open, kcp_handshake.HALF_OPEN_LIFE)),
         ("KCP sessions", (LIMITS.sessions_per_peer, LIMITS.sessions)),
         ("bytes to be sent", (sending.PEER_BYTES / MIB, sending.NODE_BYTES / MIB, sending.FLOW_BYTES / KIB)),
         ("bytes received", (*(sessions for sessions, _ in endpoint.WINDOWS), round(memory.MEMORY_SEGMENTS * 1382 / 1e6))),
