@@ -1,9 +1,10 @@
 """How quick honest flows stay while a peer attacks: round trips at a flooded node, beside those of the same run in peace.
 
-    python -m bench.attack [--rate FRAMES_PER_SECOND] [--seconds S] [NAME ...]
+    python -m bench.attack [--rate FRAMES_PER_SECOND] [--seconds S] [--warm-up S] [NAME ...]
 
 Four whole nodes in one process, as in tests/attack/scene.py: the attacker's own work takes time of the same processor, so the
-figures are too bad rather than too good.  Each attack runs for some seconds between two spells of peace.
+figures are too bad rather than too good.  Each attack runs for some seconds after some of peace.  What it costs in its first
+seconds, while it uses up what a neighbour may do at once, shows with `--warm-up 0`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ async def flood(attacked: Scene, frames: Sequence[bytes], rate: float) -> None:
         sent += wanted
 
 
-async def run(names: Sequence[str], rate: float, seconds: float) -> None:
+async def run(names: Sequence[str], rate: float, seconds: float, warm_up: float) -> None:
     """Print a table."""
     print(
         f"{'attack':20} {'quiet p50':>10} {'p99':>8} {'attacked p50':>13} {'p99':>8} {'p99 ratio':>10}   ms, {rate:g} frames/s"
@@ -58,6 +59,7 @@ async def run(names: Sequence[str], rate: float, seconds: float) -> None:
             quiet = await measure(attacked, seconds)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(flood, attacked, frames, rate)
+                await anyio.sleep(warm_up)
                 noisy = await measure(attacked, seconds)
                 tasks.cancel_scope.cancel()
             figures = [percentile(each, share) for each in (quiet, noisy) for share in (0.5, 0.99)]
@@ -73,8 +75,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="attacks, all if none is named")
     parser.add_argument("--rate", type=float, default=2000.0)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--warm-up", type=float, default=4.0, help="seconds of the attack that are not measured")
     options = parser.parse_args()
-    anyio.run(run, options.names, options.rate, options.seconds)
+    anyio.run(run, options.names, options.rate, options.seconds, options.warm_up)
 
 
 if __name__ == "__main__":
