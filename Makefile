@@ -17,7 +17,7 @@ SYSTEM_COMMANDS := ip iperf3 ping nft tmux curl
 SYSTEM_PACKAGES := iproute2 iperf3 iputils-ping nftables tmux curl
 
 # Quick tests first; whatever else has a folder of its own comes after them.
-TEST_ORDER := unit plugins docs simulation fuzz interop netns
+TEST_ORDER := unit plugins docs simulation attack fuzz interop netns
 TEST_DIRS = $(wildcard $(TEST_ORDER:%=tests/%))
 PYTEST_ARGS ?=
 BENCH_ARGS ?=

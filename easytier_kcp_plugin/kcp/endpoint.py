@@ -22,6 +22,7 @@ from easytier_kcp_plugin.kcp.handshake import HALF_OPEN_LIFE, KINDS, Input, Stat
 from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
 from easytier_kcp_plugin.kcp.openings import Openings
 from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS
+from easytier_kcp_plugin.kcp.sending import SendingMemory
 from easytier_kcp_plugin.kcp.session import Session
 from easytier_kcp_plugin.kcp.siblings import Siblings
 from easytier_kcp_plugin.kcp.underlay import Underlay
@@ -30,9 +31,8 @@ _U32: Final = 0xFFFF_FFFF
 
 # Ours.
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds; as long as stock's."""
 SHADOW_LIFE: Final = 10.0
-"""Seconds that an established session may wait to be announced."""
+"""Seconds: as long as stock waits for an answer, and that an established session may wait to be announced."""
 RST_BURST: Final = 64
 RST_RATE: Final = 64.0
 """Answers to strangers a second: enough to clear a restarted peer's flows, nothing for a flood."""
@@ -44,7 +44,6 @@ WINDOWS: Final = ((256, 1024), (2048, 128))
 """(Up to so many sessions, receive window of a further one in segments): full ones for all would hold 20 GB."""
 CROWDED_WINDOW: Final = 32
 """Segments, beyond these.  The engine `kcp` makes it 128."""
-
 
 _SiblingsKey: TypeAlias = tuple[int, SocketAddress | None, SocketAddress | None]
 
@@ -148,6 +147,7 @@ class Endpoint:
         """
         self.limits = limits or Limits()
         self.half_close_idle = self.limits.half_close_idle
+        self.sending = SendingMemory()
         self.counters = EndpointCounters()
         self._peer_id = peer_id
         self._make_path = paths

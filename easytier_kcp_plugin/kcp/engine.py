@@ -103,6 +103,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes taken and not acknowledged, at most."""
+        ...
+
+    @property
     def drained(self) -> bool:
         """Whether all that was taken has been acknowledged."""
         ...

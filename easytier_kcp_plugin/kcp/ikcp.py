@@ -170,6 +170,10 @@ class IkcpEngine:
         return self._una != self._pushed
 
     @property
+    def waiting_bytes(self) -> int:
+        return len(self._unsent) + (self._pushed - self._una) * MSS
+
+    @property
     def progress_at(self) -> float:
         return self._progress_at
 
@@ -184,7 +188,7 @@ class IkcpEngine:
             segments_in_flight=self._pushed - self._una,
             peer_window=self._peer_window,
             window=min(WINDOW, self._peer_window),
-            waiting_bytes=len(self._unsent) + (self._pushed - self._una) * MSS,
+            waiting_bytes=self.waiting_bytes,
         )
 
     def input_all(self, datagrams: Sequence[bytes], now: float) -> None:

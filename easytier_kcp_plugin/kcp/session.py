@@ -27,6 +27,7 @@ from easytier_kcp_plugin.kcp.events import (
 from easytier_kcp_plugin.kcp.handshake import FINISH, KINDS, UNKNOWN_RTT, Handshake, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, PING, PONG, RST, SYN, SYN_ACK, Flag
 from easytier_kcp_plugin.kcp.segment_size import is_ours as asks_for_size
+from easytier_kcp_plugin.kcp.sending import SendingShare
 from easytier_kcp_plugin.kcp.session_host import SessionHost
 
 if TYPE_CHECKING:
@@ -56,8 +57,6 @@ STALL: Final = 60.0
 CLOSE_LIMIT: Final = 60.0
 EMPTYING_LIMIT: Final = 30.0
 """A stock peer that ended its direction may have dropped its reader: its window then stays shut for ever."""
-WRITABLE_ROOM: Final = 64 * 1024
-"""A writer that waits is woken for no less, so that it does not wake for each acknowledgement."""
 _TAIL_READ: Final = 1 << 30
 # Plain numbers: operators of enums cost a microsecond, and each packet comes by here.
 _ACK_DATA: Final = int(ACK_DATA)
@@ -97,6 +96,7 @@ class Session:
         """Whether an opener has had an answer; it may be looking for another since."""
         self._peer_finished = self._ended = self._reader_gone = False
         self._wants_read, self._wants_write = True, False
+        self._sending = SendingShare(host.sending, peer_id)
         self._heard_at = self._payload_at = now
         self._ended_at = self._closed_at = self._drained_at = math.inf
         self._pinged_at = now
@@ -179,7 +179,8 @@ class Session:
             taken = len(data_taken) if self._engine is None else self._engine.send(data_taken)
             self._early += data_taken[:taken]
         else:
-            taken = 0 if self._engine is None else self._engine.send(data)
+            taken = 0 if self._engine is None else self._engine.send(data[: self._room()])
+            self._sending.note(self._engine)
         self._wants_write = taken < len(data)
         return taken
 
@@ -312,7 +313,8 @@ class Session:
         if self._wants_read and self._has_bytes() and not self._reader_gone:
             self._wants_read = False
             self._host.emit(Readable(self))
-        if self._wants_write and not self._ended and self._room() >= WRITABLE_ROOM:
+        self._sending.note(self._engine)
+        if self._wants_write and not self._ended and self._sending.wakes(self._room()):
             self._wants_write = False
             self._host.emit(Writable(self))
 
@@ -447,7 +449,7 @@ class Session:
         return bool(self._tail) or (self._engine is not None and self._engine.readable)
 
     def _room(self) -> int:
-        room = 0 if self._engine is None else self._engine.room
+        room = 0 if self._engine is None else self._sending.room(self._engine.room)
         return room if self._early is None else min(room, EARLY_BYTES - len(self._early))
 
     def _discard_unwanted(self, now: float) -> None:
@@ -510,6 +512,7 @@ class Session:
             self._engine.close()
             self._host.engine_closed(self._engine)
             self._held_by, self._engine = self._engine, None
+            self._sending.note(None)
             self._release_if_read()
 
     def _release_if_read(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from easytier_kcp_plugin.kcp.engine import Engine
 from easytier_kcp_plugin.kcp.events import Event
 from easytier_kcp_plugin.kcp.header import Flag
+from easytier_kcp_plugin.kcp.sending import SendingMemory
 
 if TYPE_CHECKING:
     from easytier_kcp_plugin.kcp.session import Session
@@ -16,6 +17,7 @@ class SessionHost(Protocol):
     """What a session asks of its endpoint."""
 
     half_close_idle: float
+    sending: SendingMemory
 
     def opening_slot(self, session: Session, now: float) -> float:
         """When the first SYN of `session` may leave; infinite if `begin_attempts` will be called again."""

@@ -66,7 +66,9 @@ class HostServices(Protocol):
 
     @property
     def task_group(self) -> TaskGroup:
-        """Every task of the plugin lives here; it is cancelled when the node stops."""
+        """Every task of the plugin lives here; it is cancelled when the node stops. An exception of one is logged and ends
+        all of them, but nothing else; what is started afterwards lives in a new group. Entering and leaving it is the node's
+        business."""
         ...
 
     def peer_for(self, ip: IPAddress) -> PeerInfo | None:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Final
-from urllib.parse import urlsplit
 
 import anyio
 from anyio.abc import TaskGroup
@@ -29,7 +28,7 @@ from easytier_host.log import RateLimitedLogger
 from easytier_host.metrics import Metrics
 from easytier_host.packet import PEER_HEADER, PacketType
 from easytier_host.peer_conn import PeerConn
-from easytier_host.peers import PeerMap
+from easytier_host.peers import PeerMap, underlay_address
 from easytier_host.tunnel.base import Tunnel
 
 logger = logging.getLogger("easytier.admission")
@@ -75,7 +74,7 @@ class Admission:
 
     def accept(self, tunnel: Tunnel) -> None:
         """Take a tunnel that somebody else opened; its handshake goes on in a task of its own."""
-        address = urlsplit(tunnel.info.remote_url).hostname or tunnel.info.remote_url
+        address = underlay_address(tunnel)
         inbox = _Inbox(tunnel)
         if self._half_open[address] >= MAX_HALF_OPEN_PER_ADDRESS or self._half_open.total() >= MAX_HALF_OPEN:
             self._metrics.tunnels_refused += 1
@@ -131,7 +130,8 @@ class Admission:
                 del self._half_open[address]
 
     def _establish(self, tunnel: Tunnel, inbox: _Inbox, joined: Joined, *, answer: bytes | None) -> PeerConn:
-        refusal = self._peers.refusal(joined.peer_id)
+        # Whom we have dialled ourselves is wanted, however many come from there.
+        refusal = self._peers.refusal(joined.peer_id, None if answer is None else underlay_address(tunnel))
         if refusal is not None:
             raise HandshakeError(refusal)
         if tunnel.closed:

@@ -11,8 +11,9 @@ import zstandard
 
 ALGORITHM_ZSTD: Final = 1
 
-MAX_PLAIN_SIZE: Final = 65_536
-"""Largest payload that may come out, in bytes: one IP packet.  A frame of 2000 bytes could claim gigabytes."""
+MAX_PLAIN_SIZE: Final = 16_384
+"""Largest payload that may come out, in bytes: more than a packet has on any device, as only what fits a frame uncompressed is
+compressed.  A frame of 20 bytes could claim gigabytes, and a batch of a thousand frames may hold nothing else."""
 
 
 class CompressError(Exception):

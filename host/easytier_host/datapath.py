@@ -230,11 +230,12 @@ class Inbound:
         clock: Callable[[], float],
         *,
         deliver: Callable[[list[bytes]], None],
-        rpc: Callable[[int, int, bytes, float], None],
+        rpc: Callable[[int, int, bytes, float, int], None],
         version_of: Callable[[int], str | None],
         disable_relay_data: bool,
     ) -> None:
-        """`version_of` is the version that a peer reports, None if nothing is known of it."""
+        """`rpc(source, packet type, payload, now, neighbour)` takes RPC, the last one being whose connection brought it.
+        `version_of` is the version that a peer reports, None if nothing is known of it."""
         self.handlers: dict[int, PacketHandler] = {}
         """Packet types that plugins take."""
         self.subnet: Callable[[list[Arrival]], list[bytes]] | None = None
@@ -266,7 +267,9 @@ class Inbound:
         relayed: dict[int, list[bytes]] = {}
         for sort, batch in sorts.items():
             source, target, packet_type, flags = _SORT.unpack(sort)
-            if target == me and not self._is_credible(conn, source, packet_type, flags):
+            if target == me and packet_type not in _CONNECTION_TYPES and self._is_forged(conn, source):
+                metrics.dropped_forged += len(batch)
+            elif target == me and not self._is_credible(conn, source, packet_type, flags):
                 metrics.dropped_clear += len(batch)
             elif packet_type == _DATA and target == me:
                 self._sort_packets(self._open(batch, flags), source, flags, packets, arrivals)
@@ -281,7 +284,7 @@ class Inbound:
             elif packet_type in _RPC:
                 for opened in self._open(batch, flags):
                     metrics.control_frames += 1
-                    self._rpc(source, packet_type, opened, self._clock())
+                    self._rpc(source, packet_type, opened, self._clock(), conn.peer_id)
             elif packet_type in self.handlers:
                 handled.setdefault((packet_type, source), []).extend(self._open(batch, flags))
             else:
@@ -325,13 +328,19 @@ class Inbound:
         else:
             packets += whole
 
-    def _is_credible(self, conn: PeerConn, source: int, packet_type: int, flags: int) -> bool:
-        """Whether frames may be what they say: not from ourselves, and not in clear if their sender would have sealed them."""
-        if packet_type in _CONNECTION_TYPES:
-            return True
-        if source == self._peer_id:
+    def _is_forged(self, conn: PeerConn, source: int) -> bool:
+        """Whether frames for this node cannot be of whom they say.
+
+        A node sends to its neighbours directly, stock whatever its tables say (data plane 1.3).  One whose own connection is
+        silent may have lost it, and come by another way.
+        """
+        if source == conn.peer_id:
             return False
-        if flags & _ENCRYPTED or self._cipher is None:
+        return source == self._peer_id or (source in self._peers.best and self._peers.is_live(source))
+
+    def _is_credible(self, conn: PeerConn, source: int, packet_type: int, flags: int) -> bool:
+        """Whether frames may be in clear, if they are: their sender does not always seal them."""
+        if packet_type in _CONNECTION_TYPES or flags & _ENCRYPTED or self._cipher is None:
             return True
         is_neighbour = source == conn.peer_id and not conn.is_foreign_relay
         return not always_seals(packet_type, self._version_of(source), is_neighbour=is_neighbour)

@@ -47,6 +47,9 @@ REFRESH_INTERVAL: Final = 60.0
 MAX_CANDIDATES: Final = 16
 """Addresses tried of one peer's list, which may hold anything."""
 ATTEMPT_TIMEOUT: Final = 3.0
+MAX_UNDER_WAY: Final = 64
+"""Peers that are asked and dialled at once: those that do not answer, or list what does not, hold up no others.  The next ones
+wait their turn."""
 
 
 class DirectConnector:
@@ -74,6 +77,7 @@ class DirectConnector:
         self._clock = clock
         self._next_try: dict[int, tuple[float, float]] = {}
         """Peer id -> (when to dial it next, the pause after that)."""
+        self._under_way: set[int] = set()
         rpc.offer(SERVICE, {GET_IP_LIST: self._serve})
 
     async def run(self) -> None:
@@ -85,7 +89,7 @@ class DirectConnector:
                 refreshed_at = now
                 await self._refresh_addresses()
             if not self._config.flags.disable_p2p:
-                await self._dial_due(now)
+                self._dial_due(now)
             await anyio.sleep(CHECK_INTERVAL)
 
     async def _refresh_addresses(self) -> None:
@@ -97,7 +101,7 @@ class DirectConnector:
         except Exception as error:
             logger.debug("the addresses of this machine were not read: %r", error)
 
-    async def _dial_due(self, now: float) -> None:
+    def _dial_due(self, now: float) -> None:
         records = {record.peer_id: record for record in self._topology.reachable_records()}
         for peer_id in self._next_try.keys() - records.keys():
             del self._next_try[peer_id]
@@ -107,19 +111,27 @@ class DirectConnector:
             if peer_id in neighbours or flag.is_public_server or flag.disable_p2p:
                 continue
             due, pause = self._next_try.get(peer_id, (now, FIRST_PAUSE))
-            if now < due:
+            if now < due or peer_id in self._under_way:
                 continue
+            if len(self._under_way) >= MAX_UNDER_WAY:
+                break
             self._next_try[peer_id] = now + pause, min(pause * 2, LONGEST_PAUSE)
-            try:
-                answer = await self._rpc.call(
-                    peer_id, SERVICE, GET_IP_LIST, peer_rpc_pb2.GetIpListRequest(), peer_rpc_pb2.GetIpListResponse
-                )
-            except ServiceNotOfferedError:
-                self._next_try[peer_id] = now + NOT_OFFERED_PAUSE, LONGEST_PAUSE
-            except RpcError as error:
-                logger.debug("%s", error)
-            else:
-                await self._dial(record, candidates(answer, self._forbidden()))
+            self._under_way.add(peer_id)
+            self._tasks.start_soon(self._reach, record, now, name=f"direct connection to {peer_id}")
+
+    async def _reach(self, record: PeerRecord, now: float) -> None:
+        peer_id = record.peer_id
+        try:
+            answer = await self._rpc.call(
+                peer_id, SERVICE, GET_IP_LIST, peer_rpc_pb2.GetIpListRequest(), peer_rpc_pb2.GetIpListResponse
+            )
+            await self._dial(record, candidates(answer, self._forbidden()))
+        except ServiceNotOfferedError:
+            self._next_try[peer_id] = now + NOT_OFFERED_PAUSE, LONGEST_PAUSE
+        except RpcError as error:
+            logger.debug("%s", error)
+        finally:
+            self._under_way.discard(peer_id)
 
     async def _dial(self, record: PeerRecord, urls: Iterable[TunnelUrl]) -> None:
         for url in urls:

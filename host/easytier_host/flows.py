@@ -7,8 +7,9 @@ carries it, from the transport's reports::
                              |                     |  RST, no answer in 130 s             | RST            RST ^
                              '- no such peer ------+-------------> Failed                 '--------------------'
 
-Ended flows stay for 10 s, so that late segments find them.  With 16 384 flows watched, the longest ended one makes room; if
-none has ended, a new flow is carried unwatched.
+Ended flows stay for 10 s, so that late segments find them.  With 16 384 flows watched, the longest ended one makes room, else
+the inbound one that waits longest for its TCP SYN|ACK, as a flood of SYNs leaves them; if there is neither, a new flow is
+carried unwatched.  Inbound flows may be 12 288: that many peers can fill, and this node's own always have the rest.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ _TCP: Final = 6
 
 # Ours, in seconds unless said.
 MAX_FLOWS: Final = 16_384
+INBOUND_SHARE: Final = 0.75
+"""Of the flows watched, those that begin at peers."""
 ENDED_LINGER: Final = 10.0
 CONNECT_TIMEOUT: Final = 130.0
 """Linux gives up on a connection after 127 s of TCP SYNs."""
@@ -165,6 +168,9 @@ class FlowTable:
         """Raw key as it stands in a segment -> the flow, and whether the segment comes from its source."""
         self._by_id: dict[int, Flow] = {}
         self._ended: dict[int, Flow] = {}
+        self._half_open: dict[int, Flow] = {}
+        """Inbound flows of the device, unanswered, in the order of their SYNs."""
+        self._inbound = 0
         self._counters_due = 0.0
 
     def __iter__(self) -> Iterator[Flow]:
@@ -233,6 +239,7 @@ class FlowTable:
                 flow.transport, flow.reason, flow.chosen_by = transport, reason, chosen_by
             case Connected():
                 flow.connected = True
+                self._half_open.pop(flow.id, None)
             case HalfClosed("source"):
                 flow.fin_source = True
             case HalfClosed("destination"):
@@ -242,6 +249,7 @@ class FlowTable:
             case Closed() | Failed():
                 flow.ended, flow.ended_at = event, now
                 self._ended[flow.id] = flow
+                self._half_open.pop(flow.id, None)
             case _:
                 pass
         self._note(flow, event, now)
@@ -297,11 +305,15 @@ class FlowTable:
         *,
         on_device: bool = True,
     ) -> Flow | None:
-        if len(self._by_id) >= self._max_flows:
-            if not self._ended:
+        is_inbound = direction == "inbound"
+        if len(self._by_id) >= self._max_flows or (is_inbound and self._inbound >= self._max_flows * INBOUND_SHARE):
+            given_up = next(self._dispensable(is_inbound), None)
+            if given_up is None:
                 self.unwatched += 1
                 return None
-            self._forget(next(iter(self._ended.values())))
+            if given_up.ended is None:
+                self.report(given_up, Failed("unanswered, and the table of flows is full"), now)
+            self._forget(given_up)
         replaced = self._by_segment.get(raw_key) if on_device else None
         if replaced is not None:
             self._forget(replaced[0])
@@ -309,15 +321,27 @@ class FlowTable:
         flow.first_sequence = first_sequence
         self._next_id += 1
         self._by_id[flow.id] = flow
+        self._inbound += is_inbound
+        if is_inbound and on_device:
+            self._half_open[flow.id] = flow
         if on_device:
             self._by_segment[raw_key] = flow, True
             self._by_segment[reverse_key(raw_key)] = flow, False
         self._note(flow, Seen(), now)
         return flow
 
+    def _dispensable(self, for_inbound: bool) -> Iterator[Flow]:
+        """What a full table can do without, for an inbound flow or one of our own.  One whose SYN is held here is not."""
+        ended = (flow for flow in self._ended.values() if not for_inbound or flow.direction == "inbound")
+        waiting = (flow for flow in self._half_open.values() if not flow.held and not flow.reported_by_transport)
+        yield from ended
+        yield from waiting
+
     def _forget(self, flow: Flow) -> None:
         del self._by_id[flow.id]
+        self._inbound -= flow.direction == "inbound"
         self._ended.pop(flow.id, None)
+        self._half_open.pop(flow.id, None)
         for raw_key in (flow.raw_key, reverse_key(flow.raw_key)):
             entry = self._by_segment.get(raw_key)
             if entry is not None and entry[0] is flow:

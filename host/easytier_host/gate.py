@@ -47,7 +47,7 @@ from easytier_hooks.types import (
 from easytier_host.claims import Claims
 from easytier_host.flows import Flow, FlowTable, segment_key
 from easytier_host.nic.base import VNET_HEADER_SIZE
-from easytier_host.relay import carry
+from easytier_host.relay import carry, checked
 from easytier_host.tcp_reset import reset_for
 
 logger = logging.getLogger("easytier.flows")
@@ -380,7 +380,7 @@ class FlowGate:
             raise TransportUnavailable(self.stack_obstacle)
         destination = await self._dial(flow)
         try:
-            source = await stack.terminate(device, flow.key, frame)
+            source = checked(await stack.terminate(device, flow.key, frame))
         except BaseException as error:
             destination.reset()
             if isinstance(error, Exception) and not isinstance(error, TransportUnavailable | TimeoutError):
@@ -422,7 +422,7 @@ class FlowGate:
         """Let the selected transport connect; raises TransportUnavailable or ConnectionRefusedError, whatever it raises."""
         name = flow.transport or ""
         try:
-            return await self.transports[name].dial(flow.snapshot())
+            return checked(await self.transports[name].dial(flow.snapshot()))
         except (TransportUnavailable, ConnectionRefusedError):
             raise
         except Exception:

@@ -14,7 +14,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -60,6 +60,7 @@ from easytier_host.peer_conn import PeerConn
 from easytier_host.peers import PeerMap
 from easytier_host.pings import Pings
 from easytier_host.plugin_services import PluginServices
+from easytier_host.plugin_tasks import open_groups
 from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
 from easytier_host.route_sync import RouteSync
@@ -71,7 +72,7 @@ from easytier_host.subnet.tcp import TcpProxy
 from easytier_host.targets import Targets
 from easytier_host.tcp_reset import reset_for
 from easytier_host.topology import Topology, capabilities_of, own_record, peer_info
-from easytier_host.tunnel.base import Listener, Tunnel, TunnelError
+from easytier_host.tunnel.base import Listener, Tunnel, TunnelError, give_time
 from easytier_host.tunnel.url import TunnelUrl
 
 logger = logging.getLogger("easytier.node")
@@ -84,8 +85,6 @@ ENCRYPTION_MTU_COST: Final = 20
 PEER_TICK: Final = 0.5
 FLOW_TICK: Final = 1.0
 EXPIRE_TICK: Final = 30.0
-CONGESTION_WAIT: Final = 0.02
-"""How long a batch of the device waits for a congested tunnel, before the next one may be dropped."""
 READS_PER_TURN: Final = 8
 """Batches of the device that are carried before other tasks get a turn."""
 LAST_WORDS: Final = 0.02
@@ -360,7 +359,9 @@ class Node:
             config, self.owners, self._clock, interface_addresses=self.interface_addresses, refuse=self._refuse_plain
         )
         self.targets = Targets(self.gate, self.metrics, self.dial_target, self.owners, self.guard, self._program)
-        self._rpc = PeerRpc(self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, secrets.randbits(62))
+        self._rpc = PeerRpc(
+            self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, partial(secrets.randbits, 62)
+        )
         self.inbound = Inbound(
             self.peer_id,
             self._peers,
@@ -385,13 +386,14 @@ class Node:
             self._events,
             config,
             latencies=lambda: self._center.latencies,
+            on_computed=self.owners.forget,
         )
         self._center = PeerCenter(
             self.peer_id,
             self._rpc,
             self._clock,
             center=self._topology.center,
-            own_latencies=self._own_latencies,
+            own_latencies=self._peers.latencies_ms,
             on_change=self._topology.changed,
         )
         self._sync = RouteSync(state, self._rpc, self.tasks, self._clock, self._wall_clock, self._topology.changed)
@@ -408,7 +410,8 @@ class Node:
             self.nic = await open_tun(flags.dev_name, mtu, addresses, coalesce=batch.coalesce)
         if self.nic is not None:
             self.gate.device = DeviceLink(self.nic, self.gate.claims)
-        services = partial(PluginServices, self)
+        groups = await open_groups((info.name for info in plugins.describe() if info.hooks), self.plugin_tasks)
+        services = partial(PluginServices, self, groups)
         self.gate.stack, self.gate.stack_obstacle = choose(plugins.tcp_stacks(services), use_smoltcp=flags.use_smoltcp)
         self.gate.transports.update(plugins.transports(services))
         self.gate.transport_obstacle = plain_alone(plugins.describe())
@@ -509,7 +512,7 @@ class Node:
                         self._subnet.watch(frames)
                     tunnel = self.outbound.send_device_frames(self.gate.admit(frames))
                     if tunnel is not None:
-                        await _breathe(tunnel)
+                        await give_time(tunnel)
         except NicError as error:
             self._fail(str(error))
 
@@ -569,13 +572,6 @@ class Node:
             self._topology.changed()
         self._sync.announce()
 
-    def _own_latencies(self) -> Mapping[int, int]:
-        return {
-            peer_id: max(1, round(conn.latency * 1000))
-            for peer_id, conn in self._peers.best.items()
-            if conn.latency is not None
-        }
-
     def _on_joined(self, conn: PeerConn) -> None:
         self._log.info(
             "peer %d joined by %s%s",
@@ -600,9 +596,3 @@ class Node:
         self._log.error("the node cannot go on: %s", reason)
         self.failure = reason
         self._closed.set()
-
-
-async def _breathe(tunnel: Tunnel) -> None:
-    """Give a congested tunnel a moment, so that the sockets of the host slow down before anything is dropped."""
-    with anyio.move_on_after(CONGESTION_WAIT):
-        await tunnel.wait_writable()

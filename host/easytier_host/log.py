@@ -3,7 +3,8 @@
 Loggers are called `easytier.<part>`.  Who works for one instance or peer logs through `bind`, which adds both to each line.
 Only `main` calls `configured`; a program that embeds a node sets up logging as it likes.  Secrets are never given to a
 logger; a filter would be too late.  Host names and the like come from peers, so control characters in a message are written
-as escapes.
+as escapes; and what peers cause comes at any rate, so each handler writes a hundred lines a second, after the first thousand,
+and tells how many it left out.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ MAX_LIMITED_KEYS: Final = 256
 _FIELDS: Final = ("instance", "peer")
 _LEVEL_NAMES: Final = {level: name.upper() for name, level in LEVELS.items()}
 _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+LINES_PER_SECOND: Final = 100.0
+LINES_AT_ONCE: Final = 1000
+"""Ours, of each of three kinds, so that none crowds out another: warnings and errors, news, and what is for debugging.  Some
+hundred peers that all join at once have room."""
 
 AnyLogger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
@@ -117,6 +123,7 @@ def configured(
     for handler in handlers:
         handler.setFormatter(formatter)
         handler.addFilter(_is_ours_or_serious)
+        handler.addFilter(LineBudget(handler, time.monotonic))
         root.addHandler(handler)
     root.setLevel(min((handler.level for handler in handlers), default=LEVELS["off"]))
     try:
@@ -131,6 +138,43 @@ def configured(
 def _levelled(handler: logging.Handler, level: str) -> logging.Handler:
     handler.setLevel(LEVELS[level])
     return handler
+
+
+class LineBudget:
+    """A filter of one handler that lets `LINES_PER_SECOND` through after `LINES_AT_ONCE`, for each kind of line.
+
+    What is left out is counted, and the number written before the next line of that kind.
+    """
+
+    def __init__(self, handler: logging.Handler, clock: Callable[[], float]) -> None:
+        self._handler = handler
+        self._clock = clock
+        self._buckets: dict[bool | None, tuple[float, float, int]] = {}
+        """Kind -> lines left, when that was so, and lines left out."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        kind = None if record.levelno < logging.INFO else record.levelno >= logging.WARNING
+        now = self._clock()
+        left, at, left_out = self._buckets.get(kind, (LINES_AT_ONCE, now, 0))
+        left = min(LINES_AT_ONCE, left + (now - at) * LINES_PER_SECOND)
+        if left < 1:
+            self._buckets[kind] = left, now, left_out + 1
+            return False
+        self._buckets[kind] = left - 1, now, 0
+        if left_out:
+            self._tell(record, left_out)
+        return True
+
+    def _tell(self, record: logging.LogRecord, left_out: int) -> None:
+        told = logging.LogRecord(
+            "easytier.log", record.levelno, "", 0, "%d lines were left out: too many at once", (left_out,), None
+        )
+        self._handler.acquire()
+        try:
+            self._handler.emit(told)
+        finally:
+            self._handler.release()
 
 
 class RateLimitedLogger:

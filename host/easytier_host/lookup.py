@@ -6,7 +6,7 @@ and answers repeated questions from a cache.  It does not know next hops: those 
 Rules of stock 2.6.4 in their order (wire specification, data plane 1.3)::
 
     broadcast, multicast, last address of a block of our prefix's length   every peer with a virtual address
-    a virtual address                                                      the peer that has it, the nearest if several claim it
+    a virtual address                                                      the peer that has it, see below
     inside our own virtual prefix                                          nobody
     inside a proxy network                                                 who offers the longest prefix, the nearest of several
     else                                                                   the first exit node that can be reached, if any
@@ -15,13 +15,15 @@ A network that we offer ourselves is ours, and remote networks inside it are not
 Unlike with stock, a prefix of 31 or 32 bits has no broadcast address (RFC 3021): by the letter of the rule every address would
 be one.
 
-A node that starts again has another peer id, and over UDP nobody hears that the one before it is gone.  So of several records
-with the same host name and the same address only the one that came last counts.
+Of several peers that claim one address the nearest has it with stock; here it stays with the one that had it, so that nobody
+takes the address of a peer that is there.  But a node that starts again has another peer id, and over UDP nobody hears that the
+one before it is gone.  So of several records with the same host name and the same address only the one that came last counts,
+unless the one before it is a *firm* peer: a neighbour of ours that is still heard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_address
@@ -76,7 +78,7 @@ class Lookup:
 
     `records` are in the order of their arrival.  `paths` are those of the policy for our own packets; records of peers without
     one are left out.  `own_proxy_cidrs` are the networks that we offer, as others see them; `exit_nodes` are tried in their
-    order.
+    order.  `before` is the lookup before this one, which knows who has which address.
     """
 
     def __init__(
@@ -87,18 +89,23 @@ class Lookup:
         own_ipv6: IPv6Interface | None = None,
         own_proxy_cidrs: Sequence[IPv4Network] = (),
         exit_nodes: Sequence[IPAddress] = (),
+        *,
+        before: Lookup | None = None,
+        firm: Collection[int] = (),
     ) -> None:
         self._cache: dict[bytes, Target] = {}
         self._own_ipv4 = own_ipv4
         self._own_ipv6 = own_ipv6
         self._hosts: dict[IPAddress, Target] = {}
         self._proxy_routes: set[IPv4Network] = set()
+        with_path = [record for record in records if record.peer_id in paths]
+        kept, self.disputed = _without_predecessors(with_path, firm)
         # Nearest first, so that the first claim of an address or a network is the one to keep.
         reachable = sorted(
-            _without_predecessors([record for record in records if record.peer_id in paths]),
+            kept,
             key=lambda record: (paths[record.peer_id].hops, paths[record.peer_id].latency_ms, record.peer_id),
         )
-        self._add_hosts(reachable)
+        self._add_hosts(reachable, {} if before is None else before._hosts)
         self._networks = self._longest_first(reachable, own_proxy_cidrs)
         self._exit_target = self._find_exit(exit_nodes)
 
@@ -148,14 +155,17 @@ class Lookup:
         host_mask = (1 << 32 - length) - 1
         return ip == _LIMITED_BROADCAST or (length < 31 and int(ip) & host_mask == host_mask)
 
-    def _add_hosts(self, reachable: Sequence[PeerRecord]) -> None:
+    def _add_hosts(self, reachable: Sequence[PeerRecord], before: Mapping[IPAddress, Target]) -> None:
         for own in (self._own_ipv4, self._own_ipv6):
             if own is not None:
                 self._hosts[own.ip] = Target(Kind.OWN, (), "our own address")
         for record in reachable:
             for interface in (record.ipv4, record.ipv6):
-                if interface is not None:
-                    self._hosts.setdefault(interface.ip, Target(Kind.PEER, (record.peer_id,), "a peer's virtual address"))
+                if interface is None:
+                    continue
+                mine = Target(Kind.PEER, (record.peer_id,), "a peer's virtual address")
+                if self._hosts.setdefault(interface.ip, mine).kind is Kind.PEER and before.get(interface.ip) == mine:
+                    self._hosts[interface.ip] = mine
         with_ipv4 = tuple(record.peer_id for record in reachable if record.ipv4 is not None)
         with_address = tuple(record.peer_id for record in reachable if record.ipv4 is not None or record.ipv6 is not None)
         self._fanout4 = Target(Kind.FANOUT, with_ipv4, "broadcast or multicast")
@@ -187,6 +197,15 @@ class Lookup:
         return None
 
 
-def _without_predecessors(records: Sequence[PeerRecord]) -> list[PeerRecord]:
-    last = {(record.hostname, record.ipv4): record.peer_id for record in records}
-    return [record for record in records if record.ipv4 is None or last[record.hostname, record.ipv4] == record.peer_id]
+def _without_predecessors(records: Sequence[PeerRecord], firm: Collection[int]) -> tuple[list[PeerRecord], frozenset[int]]:
+    """Those that count, and the firm ones among them of which another one has name and address."""
+    chosen: dict[tuple[str, IPv4Interface | None], int] = {}
+    disputed = set()
+    for record in records:
+        name = record.hostname, record.ipv4
+        if record.ipv4 is not None and chosen.get(name) in firm:
+            disputed.add(chosen[name])
+        else:
+            chosen[name] = record.peer_id
+    kept = [record for record in records if record.ipv4 is None or chosen[record.hostname, record.ipv4] == record.peer_id]
+    return kept, frozenset(disputed)

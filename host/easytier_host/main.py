@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from easytier_host.config import Config, ConfigError, Loaded, load
 from easytier_host.config.model import default_plugins
 from easytier_host.config.options import PROGRAM_NAME, Options, make_parser, parse
+from easytier_host.config.secret import hidden
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -43,6 +44,8 @@ STOP_TIMEOUT: Final = 3.0
 
 def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.environ) -> int:
     """Run the command; returns its exit status, or raises SystemExit for wrong usage, --help and --version."""
+    if argv is None:
+        _hide_secret()
     try:
         options = parse(sys.argv[1:] if argv is None else argv, environ)
         if options.complete_for:
@@ -55,6 +58,13 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.e
         return _run(loaded, options, environ)
     except ConfigError as error:
         return _fail(*error.problems)
+
+
+def _hide_secret() -> None:
+    """Start again without the secret in the command line, if it is there."""
+    without = hidden(sys.orig_argv, os.environ)
+    if without is not None:
+        os.execve(sys.executable, *without)
 
 
 def _fail(*problems: str) -> int:

@@ -2,8 +2,8 @@
 
 Every field counts since the node was made and only grows.  Invariant: each of `received_frames` is counted in exactly one of
 `delivered_packets`, `relayed_frames`, `control_frames`, `plugin_frames`, `dropped_malformed`, `dropped_unsealed`,
-`dropped_clear`, `dropped_access`, `dropped_unhandled` and `dropped_relay`.  The other `dropped_*` fields are about what this
-node sends, and the inside of RPC.
+`dropped_clear`, `dropped_forged`, `dropped_access`, `dropped_unhandled` and `dropped_relay`.  The other `dropped_*` fields are
+about what this node sends, and the inside of RPC.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class Metrics:
     dropped_unsealed: int = 0
     """Frames that could not be opened: wrong key, broken tail, encryption off here, or not decompressed."""
     dropped_clear: int = 0
-    """Frames in clear text, with encryption on, of a sender that always seals them; and frames that claim to be our own."""
+    """Frames in clear text, with encryption on, of a sender that always seals them."""
+    dropped_forged: int = 0
+    """Frames for this node that are not of whom they say: of ourselves, or of a neighbour that is heard over a connection of
+    its own, while they came over another."""
     dropped_access: int = 0
     """Data frames that begin what whitelists or access rules refuse."""
     dropped_unhandled: int = 0
@@ -77,7 +80,7 @@ class Metrics:
     refused_dials: int = 0
     """Connections of peers to what this node does not dial for others, or does not dial for them."""
     forged_sources: int = 0
-    """Those among them that claimed the address of another node."""
+    """Connections of peers that claimed an address of another node, and are carried as their own."""
 
     def as_dict(self) -> dict[str, int]:
         """All counters by name."""

@@ -1,6 +1,7 @@
 """Shortest paths: which neighbour gets a frame for a peer further away.
 
-Pure functions over a snapshot of the route protocol; called when its `generation` or a latency has changed, not per packet.
+Pure functions over a snapshot of the route protocol; called when its `generation` or a latency has changed, not per packet.  A
+hostile peer may announce hundreds of thousands of connections, which take a second: so it can be done in steps.
 
 Graph (wire specification, control plane 7.7): the nodes are the peers that published a record; an edge leads from A to B if A
 announced B as its neighbour.  Peers that ask not to relay are transit only where nothing else leads.  Two policies:
@@ -14,7 +15,7 @@ A neighbour is always reached directly, whatever a path around it would cost.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -23,6 +24,10 @@ UNKNOWN_LATENCY_MS: Final = 500
 """What stock takes for an edge that nobody measured (control plane 7.7)."""
 MAX_LATENCY_MS: Final = 60_000
 """A larger report counts as this much, so that the fields of a cost below cannot run over."""
+
+# Ours.
+STEP_EDGES: Final = 500
+"""Edges looked at in one step: some half a millisecond."""
 
 # A cost is one integer, so that comparing two costs compares their fields in the order of a policy.
 _HOP_BITS: Final = 16
@@ -56,19 +61,44 @@ def compute(
     avoid_relay: AbstractSet[int],
     latencies: Mapping[tuple[int, int], int],
 ) -> NextHops:
-    """Paths from `own_id` to every one of `nodes` that can be reached.
+    """Paths from `own_id` to every one of `nodes` that can be reached; see `compute_in_steps`."""
+    steps = compute_in_steps(own_id, neighbours, nodes, edges, avoid_relay, latencies)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: NextHops = end.value
+            return result
+
+
+def compute_in_steps(
+    own_id: int,
+    neighbours: AbstractSet[int],
+    nodes: AbstractSet[int],
+    edges: Mapping[int, AbstractSet[int]],
+    avoid_relay: AbstractSet[int],
+    latencies: Mapping[tuple[int, int], int],
+) -> Generator[None, None, NextHops]:
+    """A generator that returns the paths; between its steps, of less than a millisecond, others may have their turn.
 
     `nodes` are the peers with a record, `edges` their announced neighbours, `avoid_relay` those that want no transit.
     `latencies` holds milliseconds by (from, to); where only the other direction is known, that counts.
     """
-    graph = {peer_id: nodes & edges.get(peer_id, _NOBODY) for peer_id in nodes if peer_id != own_id}
-    graph[own_id] = nodes & neighbours
+    graph = {own_id: nodes & neighbours}
+    looked_at = 0
+    for peer_id in nodes:
+        if peer_id != own_id:
+            announced = edges.get(peer_id, _NOBODY)
+            graph[peer_id] = nodes & announced
+            looked_at += len(announced)
+            if looked_at >= 10 * STEP_EDGES:
+                looked_at = 0
+                yield
     arguments = own_id, graph, avoid_relay, latencies
     # Fields from the most significant: avoided transits, then hops and latency in the order of the policy.
-    return NextHops(
-        least_hops=_search(*arguments, hop_unit=1 << _LATENCY_BITS, latency_unit=1),
-        least_cost=_search(*arguments, hop_unit=1, latency_unit=1 << _HOP_BITS),
-    )
+    least_hops = yield from _search(*arguments, hop_unit=1 << _LATENCY_BITS, latency_unit=1)
+    least_cost = yield from _search(*arguments, hop_unit=1, latency_unit=1 << _HOP_BITS)
+    return NextHops(least_hops, least_cost)
 
 
 def _search(
@@ -78,17 +108,22 @@ def _search(
     latencies: Mapping[tuple[int, int], int],
     hop_unit: int,
     latency_unit: int,
-) -> dict[int, Path]:
+) -> Generator[None, None, dict[int, Path]]:
     """Dijkstra's algorithm."""
     paths: dict[int, Path] = {own_id: Path(own_id, 0, 0)}
     costs = {own_id: 0}
     heap = [(0, own_id)]
     settled: set[int] = set()
+    looked_at = 0
     while heap:
         cost, peer_id = heapq.heappop(heap)
         if peer_id in settled:
             continue
         settled.add(peer_id)
+        looked_at += 1 + len(graph[peer_id])
+        if looked_at >= STEP_EDGES:
+            looked_at = 0
+            yield
         next_hop, hops, latency_so_far = paths[peer_id]
         step = cost + hop_unit + (_AVOIDED if peer_id in avoid_relay else 0)
         for other in graph[peer_id] - settled:

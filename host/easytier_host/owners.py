@@ -1,7 +1,8 @@
 """Which addresses a peer may speak for: its virtual ones, and those of the networks that it offers.
 
 Asked by the subnet router and `guard` for packets, by `targets` for the source that a transport claims.  What a peer says of
-itself is all that this node knows: whoever has the network's secret may take any address that is free.
+itself is all that this node knows: whoever has the network's secret may take any address that is free.  One that another peer
+has (`lookup` says whose it is) is nobody else's, whatever networks are offered around it; nor is one of the overlay.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Owners:
         self._peer_for = peer_for
         interfaces = [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
         self._overlay = [interface.network for interface in interfaces]
+        self._own = [interface.ip for interface in interfaces]
         self._proven: dict[tuple[int, bytes], PeerRecord] = {}
 
     def owns(self, record: PeerRecord, address: bytes) -> bool:
@@ -50,13 +52,28 @@ class Owners:
         if self._proven.get((record.peer_id, address)) is record:
             return True
         ip = ip_address(address)
-        is_its_own = any(interface is not None and interface.ip == ip for interface in (record.ipv4, record.ipv6))
-        if not is_its_own and not any(ip in cidr for cidr in record.proxy_cidrs):
+        if not self._is_its_own(record, ip) and not self._is_behind(record, ip):
             return False
         if len(self._proven) >= MAX_PROVEN:
             self._proven.clear()
         self._proven[record.peer_id, address] = record
         return True
+
+    def forget(self) -> None:
+        """To be called when `record` or `peer_for` may answer differently."""
+        self._proven.clear()
+
+    def _is_its_own(self, record: PeerRecord, ip: IPAddress) -> bool:
+        if ip in self._own or not any(each is not None and each.ip == ip for each in (record.ipv4, record.ipv6)):
+            return False
+        holder = self._peer_for(ip)
+        return holder is None or holder.peer_id == record.peer_id
+
+    def _is_behind(self, record: PeerRecord, ip: IPAddress) -> bool:
+        if not any(ip in cidr for cidr in record.proxy_cidrs) or any(ip in network for network in self._overlay):
+            return False
+        holder = self._peer_for(ip)
+        return holder is None or holder.peer_id == record.peer_id or ip not in (holder.ipv4, holder.ipv6)
 
     def judge(self, peer_id: int, ip: IPAddress) -> Claim:
         """What to make of the source that a peer gives for a connection.

@@ -57,6 +57,8 @@ class PeerCenter:
         self._on_change = on_change
         self._reports: dict[int, tuple[float, peer_rpc_pb2.PeerInfoForGlobalMap]] = {}
         self._digest = 0
+        self._answer: peer_rpc_pb2.GetGlobalPeerMapResponse | None = None
+        """The whole map as it is served; None when a report has changed since."""
         rpc.offer(SERVICE, {REPORT_PEERS: self._serve_report, GET_GLOBAL_PEER_MAP: self._serve_map})
 
     async def run(self) -> None:
@@ -83,6 +85,7 @@ class PeerCenter:
             report.direct_peers[peer_id].latency_ms = max(1, latency_ms)
         if center == self._my_peer_id:
             self._reports[center] = (now, report)
+            self._answer = None
             return
         request = peer_rpc_pb2.ReportPeersRequest(my_peer_id=self._my_peer_id, peer_infos=report)
         await self._rpc.call(center, SERVICE, REPORT_PEERS, request, peer_rpc_pb2.ReportPeersResponse)
@@ -123,20 +126,21 @@ class PeerCenter:
         if others + len(request.peer_infos.direct_peers) > MAX_ENTRIES:
             raise ServiceError(f"the table is full with {MAX_ENTRIES} latencies")
         self._reports[from_peer] = (now, request.peer_infos)
+        self._answer = None
         return peer_rpc_pb2.ReportPeersResponse()
 
     def _serve_map(self, _from_peer: int, content: bytes) -> Message:
         request = peer_rpc_pb2.GetGlobalPeerMapRequest.FromString(content)
         self._expire(self._clock())
-        response = peer_rpc_pb2.GetGlobalPeerMapResponse()
-        for peer_id, (_, report) in self._reports.items():
-            response.global_peer_map[peer_id].CopyFrom(report)
-        digest = int.from_bytes(hashlib.sha256(response.SerializeToString(deterministic=True)).digest()[:8], "big") or 1
-        if digest == request.digest:
-            return peer_rpc_pb2.GetGlobalPeerMapResponse()
-        response.digest = digest
-        return response
+        if self._answer is None:
+            self._answer = peer_rpc_pb2.GetGlobalPeerMapResponse()
+            for peer_id, (_, report) in self._reports.items():
+                self._answer.global_peer_map[peer_id].CopyFrom(report)
+            text = self._answer.SerializeToString(deterministic=True)
+            self._answer.digest = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") or 1
+        return peer_rpc_pb2.GetGlobalPeerMapResponse() if self._answer.digest == request.digest else self._answer
 
     def _expire(self, now: float) -> None:
         for peer_id in [peer_id for peer_id, (at, _) in self._reports.items() if now - at >= REPORT_LIFETIME]:
             del self._reports[peer_id]
+            self._answer = None

@@ -10,6 +10,7 @@ Stock counts five lost pings; on a line with 10 % loss each way an idle connecti
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ DEAD_AFTER_PINGS: Final = 8
 DEAD_AFTER_SILENCE: Final = 7.0
 """Seconds; a stock node drops a vanished UDP neighbour after 8 to 9."""
 MAX_PONGS_PER_SECOND: Final = 100
+LIVE_TIME: Final = 3.0
+"""Seconds since the last frame for which a connection counts as the way that its neighbour uses: answered pings are 2 s
+apart."""
 LATENCY_SAMPLES: Final = 15
 LOSS_SAMPLES: Final = 100
 
@@ -92,6 +96,14 @@ class PeerConn:
     def is_silent(self) -> bool:
         """True once a ping went unanswered and nothing else came either: the neighbour may be gone, at least from here."""
         return self._unanswered > 1
+
+    def is_live(self, now: float, within: float = LIVE_TIME) -> bool:
+        """Whether the neighbour has sent anything over this connection within so many seconds."""
+        return now - self._last_received_at < within
+
+    def probe(self) -> None:
+        """Let the next tick ping, whenever that were due."""
+        self._next_ping_at = -math.inf
 
     def tick(self, now: float) -> bytes | None:
         """Settle overdue pings; returns a Ping frame when one is due.  To be called about twice a second."""

@@ -8,17 +8,24 @@ neighbour appears with its first connection or goes with its last.
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
 from easytier_host.metrics import Metrics
-from easytier_host.peer_conn import PeerConn, transmit
+from easytier_host.peer_conn import LIVE_TIME, PeerConn, transmit
+from easytier_host.tunnel.base import Tunnel
+from easytier_host.tunnel.url import subscriber
 
 logger = logging.getLogger("easytier.peers")
 
 # Ours.
 MAX_CONNECTIONS_PER_PEER: Final = 8
 MAX_CONNECTIONS: Final = 1024
+MAX_CONNECTIONS_PER_ADDRESS: Final = 256
+"""Accepted ones: so many may stand behind one NAT, and one machine cannot shut all others out."""
 
 
 class PeerMap:
@@ -28,6 +35,9 @@ class PeerMap:
         self.best: dict[int, PeerConn] = {}
         self._connections: dict[int, list[PeerConn]] = {}
         self._count = 0
+        self._now = -math.inf
+        self._addresses: Counter[str] = Counter()
+        """Accepted connections of each underlay address."""
         self._on_joined = on_joined
         self._on_left = on_left
         self._metrics = metrics
@@ -44,12 +54,30 @@ class PeerMap:
         """The connections of one neighbour, oldest first."""
         return list(self._connections.get(peer_id, ()))
 
-    def refusal(self, peer_id: int) -> str | None:
-        """Why one more connection to `peer_id` cannot be kept, or None if it can."""
+    def latencies_ms(self) -> dict[int, int]:
+        """The latency to each neighbour to which it is known, in whole milliseconds, 1 at least."""
+        known = ((peer_id, conn.latency) for peer_id, conn in self.best.items())
+        return {peer_id: max(1, round(latency * 1000)) for peer_id, latency in known if latency is not None}
+
+    def is_live(self, peer_id: int, within: float = LIVE_TIME) -> bool:
+        """Whether a neighbour is heard over a connection of its own, so that it would use no other way to us; `within` so many
+        seconds before the last tick."""
+        return any(conn.is_live(self._now, within) for conn in self._connections.get(peer_id, ()))
+
+    def probe(self, peer_id: int) -> None:
+        """Ping a neighbour over all its connections at the next tick."""
+        for conn in self._connections.get(peer_id, ()):
+            conn.probe()
+
+    def refusal(self, peer_id: int, address: str | None = None) -> str | None:
+        """Why one more connection to `peer_id` cannot be kept, or None if it can; `address` is whose we accept, as
+        `underlay_address` has it."""
         if len(self._connections.get(peer_id, ())) >= MAX_CONNECTIONS_PER_PEER:
             return f"peer {peer_id} has {MAX_CONNECTIONS_PER_PEER} connections already"
         if self._count >= MAX_CONNECTIONS:
             return f"this node has {MAX_CONNECTIONS} connections already"
+        if address is not None and self._addresses[address] >= MAX_CONNECTIONS_PER_ADDRESS:
+            return f"{address} has {MAX_CONNECTIONS_PER_ADDRESS} connections already"
         return None
 
     def add(self, conn: PeerConn) -> None:
@@ -57,6 +85,8 @@ class PeerMap:
         connections = self._connections.setdefault(conn.peer_id, [])
         connections.append(conn)
         self._count += 1
+        if not conn.is_initiator:
+            self._addresses[underlay_address(conn.tunnel)] += 1
         self._elect(conn.peer_id)
         if len(connections) == 1:
             self._on_joined(conn)
@@ -68,6 +98,11 @@ class PeerMap:
             return
         connections.remove(conn)
         self._count -= 1
+        if not conn.is_initiator:
+            address = underlay_address(conn.tunnel)
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
         if connections:
             self._elect(conn.peer_id)
             return
@@ -77,6 +112,7 @@ class PeerMap:
 
     def tick(self, now: float) -> None:
         """Send due pings, close dead connections, choose the best of each neighbour anew."""
+        self._now = now
         for conn in self:
             ping = conn.tick(now)
             if conn.is_dead(now):
@@ -97,6 +133,11 @@ class PeerMap:
             or _latency(best) < _latency(current) * 0.75 - 0.001
         ):
             self.best[peer_id] = best
+
+
+def underlay_address(tunnel: Tunnel) -> str:
+    """Whom a tunnel counts for."""
+    return subscriber(urlsplit(tunnel.info.remote_url).hostname or tunnel.info.remote_url)
 
 
 def _latency(conn: PeerConn) -> float:

@@ -22,6 +22,7 @@ from easytier_hooks.errors import DialRefused, TransportUnavailable
 from easytier_hooks.services import FrameHandler, Link, TcpStack
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import FlowKey, IPAddress, endpoint
+from easytier_host.relay import checked
 
 logger = logging.getLogger("easytier.forward")
 
@@ -88,7 +89,7 @@ class PlainTcp:
             with anyio.fail_after(CONNECT_TIMEOUT):
                 if self._stack is None or self._link is None:
                     return await streams.connect(ip, port)
-                return await self._stack.connect(self._link, self._free_key(self._link, key))
+                return checked(await self._stack.connect(self._link, self._free_key(self._link, key)))
         except TransportUnavailable as error:
             raise OSError(error.reason) from None
         except OSError as error:

@@ -18,6 +18,7 @@ from easytier_hooks.services import Endpoint, Link, PacketHandler
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import IPAddress, PeerCapabilities, PeerInfo, Selection
 from easytier_host.packet import PEER_HEADER_SIZE, PacketType
+from easytier_host.plugin_tasks import PluginTasks
 from easytier_host.tunnel.base import RELAYED_FRAME_SIZE
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ WRITABLE_TIMEOUT: Final = 1.0
 class PluginServices:
     """The services of one node for one plugin."""
 
-    def __init__(self, node: Node, plugin: str, options: Mapping[str, object]) -> None:
+    def __init__(self, node: Node, tasks: Mapping[str, PluginTasks], plugin: str, options: Mapping[str, object]) -> None:
         self._node = node
         self._plugin = plugin
         self._options = options
         self._logger = logging.getLogger(f"easytier.plugin.{plugin}")
+        self._tasks = tasks
 
     @property
     def peer_id(self) -> int:
@@ -70,7 +72,7 @@ class PluginServices:
 
     @property
     def task_group(self) -> TaskGroup:
-        return self._node.plugin_tasks
+        return self._tasks[self._plugin].group
 
     def peer_for(self, ip: IPAddress) -> PeerInfo | None:
         return self._node.peer_for(ip)

@@ -1,12 +1,14 @@
 """One flow between two streams, from connected to ended: the pump, its counters, its end on both sides, and the words for it.
 
 Each direction is pumped on its own, so that half-closes stay half-closes.  A clean end of both directions closes both streams;
-whatever breaks one resets the other, so that an application never takes a broken transfer for a finished one.  Back-pressure is
-that of the streams: one chunk of at most 64 KiB is in the pump for each direction.
+whatever breaks one resets the other, so that an application never takes a broken transfer for a finished one.  Streams come
+from plugins: one that raises what it may not ends its own flow alone.  Back-pressure is that of the streams: one chunk of at
+most 64 KiB is in the pump for each direction.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -14,7 +16,9 @@ from typing import Final, Literal, TypeAlias
 import anyio
 
 from easytier_hooks.streams import TcpConnection
-from easytier_hooks.types import Closed, Counters, Failed, FlowEvent, HalfClosed
+from easytier_hooks.types import Closed, Counters, Failed, FlowEvent, HalfClosed, Measures
+
+logger = logging.getLogger("easytier.flows")
 
 # Ours.
 CHUNK: Final = 65_536
@@ -58,7 +62,12 @@ async def carry(source: TcpConnection, destination: TcpConnection, report: Repor
         nonlocal reported
         if reported != (tally.from_source, tally.from_destination):
             reported = (tally.from_source, tally.from_destination)
-            report(Counters(*reported, *(destination.measure() or source.measure() or ())))
+            try:
+                measures = destination.measure() or source.measure() or Measures()
+            except Exception:
+                logger.exception("a connection failed to measure itself")
+                measures = Measures()
+            report(Counters(*reported, measures.rtt, measures.retransmitted, measures.window, measures.in_flight))
 
     async def count_for_ever() -> None:
         while True:
@@ -85,17 +94,25 @@ async def carry(source: TcpConnection, destination: TcpConnection, report: Repor
             # An application that has had what it wanted may end so; iperf3 does.
             end = Closed(str(error))
         else:
-            end = Failed(broken.end_reason or str(error))
+            end = Failed(_reason_of(broken) or str(error))
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, OSError) as errors:
         end = Failed(f"did not close: {_only(errors)!r}")
+    except* Exception:
+        logger.exception("a connection failed in a way that it may not")
+        end = Failed("one of its connections failed, see the log")
     finally:
         if not ended:
             for stream in (source, destination):
-                stream.reset()
-                with anyio.move_on_after(1, shield=True):
-                    await stream.aclose()
+                await _drop(stream)
         count()
         report(end)
+
+
+def checked(connection: object) -> TcpConnection:
+    """What a plugin gave for a connection; raises TypeError if it is none."""
+    if not isinstance(connection, TcpConnection):
+        raise TypeError(f"not a TcpConnection: {connection!r:.100}")
+    return connection
 
 
 async def relay(
@@ -133,6 +150,23 @@ async def relay(
             directions.start_soon(pump, "destination", destination, source)
     except* RelayError as errors:
         raise _only(errors) from None
+
+
+def _reason_of(stream: TcpConnection) -> str | None:
+    try:
+        return stream.end_reason
+    except Exception:
+        logger.exception("a connection failed to say why it broke")
+        return None
+
+
+async def _drop(stream: TcpConnection) -> None:
+    try:
+        stream.reset()
+        with anyio.move_on_after(1, shield=True):
+            await stream.aclose()
+    except Exception:
+        logger.exception("a connection failed to end")
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:

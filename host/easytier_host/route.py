@@ -9,12 +9,17 @@ that come and go, `handle_request` and `on_response`, and `expire`.  Two things 
 `generation` when to compute next hops anew.  `route_sync` drives it.  Format and rules: wire specification, control plane
 section 7.
 
+Who says what: a neighbour is believed about itself, whatever version others have brought, and nobody else is about a neighbour.
+All other records and connections may be anybody's invention; so in full tables what one neighbour has brought gives way to what
+others bring, until all have equal shares.
+
 A session belongs to a neighbour for as long as it stays connected.  It remembers which versions the neighbour has: those it
 sent and those it took from us.  If the neighbour's session id changes, it has forgotten everything and gets it again.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -43,7 +48,9 @@ UNREACHABLE_LIFETIME: Final = 90.0
 
 # Ours.
 MAX_RECORDS: Final = 4096
-"""Peers we keep records of, and peers we keep connection info of; more are refused and counted."""
+"""Peers we keep records of, and peers we keep connection info of, besides neighbours; more are refused and counted."""
+MAX_LINKS: Final = 262_144
+"""Connections announced by all peers together: those of 512 peers that all know each other, some 20 MB."""
 MAX_RECORD_SIZE: Final = 4096
 """Bytes of one record; stock's have about 100, and room is left for some 200 CIDRs."""
 MAX_REQUEST_RECORDS_SIZE: Final = 256 * 1024
@@ -65,7 +72,7 @@ class RouteCounters:
     records_refused: int = 0
     """Records without peer id, too large, or one too many."""
     conn_info_refused: int = 0
-    """Matrices too short for their peers, and rows of one peer too many."""
+    """Matrices too short for their peers, rows of one peer too many, and rows with too many connections."""
     own_id_claimed: int = 0
     """Records under our peer id that are not ours, and answers that call our id a duplicate: another node uses it."""
     syncs_failed: int = 0
@@ -80,6 +87,8 @@ class _Record:
     may_pass_on: bool
     last_sign: float
     """When it was renewed, or seen to be within reach."""
+    bringer: int
+    """The neighbour that this version came from."""
 
 
 @dataclass(slots=True)
@@ -87,6 +96,7 @@ class _ConnInfo:
     version: int
     neighbours: frozenset[int]
     received: float
+    bringer: int
 
 
 @dataclass(slots=True)
@@ -128,8 +138,12 @@ class LinkState:
         self._sessions: dict[int, _Session] = {}
         self._records: dict[int, _Record] = {}
         self._conns: dict[int, _ConnInfo] = {}
+        self._records_brought: Counter[int] = Counter()
+        self._links_brought: Counter[int] = Counter()
+        self._links = 0
         self._generation = 0
         self._reachable: frozenset[int] = frozenset()
+        self._nearest_first: tuple[int, ...] = ()
         self._unreachable: frozenset[int] = frozenset()
         self._searched_generation = 0
 
@@ -167,7 +181,8 @@ class LinkState:
         """The peers with a record to which announced connections lead from us."""
         if self._searched_generation != self._generation:
             self._searched_generation = self._generation
-            self._reachable = self._search()
+            self._nearest_first = self._search()
+            self._reachable = frozenset(self._nearest_first)
             # While a peer was out of reach, others may have forgotten it sooner than we: it is new to them again.
             for peer_id in self._unreachable & self._reachable:
                 self._forget_saved(peer_id)
@@ -295,8 +310,8 @@ class LinkState:
             raise RouteError(f"peer {from_peer} speaks for peer {request.my_peer_id}")
         session.meet(request.my_session_id)
         for message in request.peer_infos.items[:MAX_RECORDS]:
-            self._take_record(session, message, now)
-        self._take_conn_info(session, request, now)
+            self._take_record(from_peer, session, message, now)
+        self._take_conn_info(from_peer, session, request, now)
         # `error` stays unset: present, even with value 0, it ends a stock daemon.
         return peer_rpc_pb2.SyncRouteInfoResponse(is_initiator=True, session_id=session.session_id)
 
@@ -308,40 +323,57 @@ class LinkState:
             if peer_id in reachable:
                 record.last_sign = now
             if now - record.view.last_seen >= RECORD_LIFETIME or now - record.last_sign >= UNREACHABLE_LIFETIME:
-                del self._records[peer_id]
+                self._drop_record(peer_id)
                 self._forget_saved(peer_id)
                 self._generation += 1
         for peer_id, conn in list(self._conns.items()):
             if peer_id not in self._records and now - conn.received >= UNREACHABLE_LIFETIME:
-                del self._conns[peer_id]
+                self._drop_conn(peer_id)
                 self._forget_saved(peer_id)
 
-    def _take_record(self, session: _Session, message: peer_rpc_pb2.RoutePeerInfo, now: float) -> None:
+    def _take_record(self, bringer: int, session: _Session, message: peer_rpc_pb2.RoutePeerInfo, now: float) -> None:
         peer_id, version = message.peer_id, message.version
         if peer_id == self.peer_id:
             if message.peer_route_id != self._route_id:
                 self.counters.own_id_claimed += 1
             return
         stored = self._records.get(peer_id)
-        if stored is None or version > stored.view.version:
+        is_its_own = peer_id == bringer
+        if not is_its_own and peer_id in self._neighbours:
+            # Its own will come, or has.
+            _raise_to(session.records, peer_id, version)
+            return
+        # What others said of it before it came may have any version.
+        if stored is None or version > stored.view.version or (is_its_own and stored.bringer != peer_id):
             size = message.ByteSize()
-            if not peer_id or not version or size > MAX_RECORD_SIZE or (stored is None and len(self._records) >= MAX_RECORDS):
+            has_room = is_its_own or stored is not None or len(self._records) < MAX_RECORDS
+            if not peer_id or not version or size > MAX_RECORD_SIZE or not (has_room or self._make_room_for_record(bringer)):
                 self.counters.records_refused += 1
                 return
+            if stored is not None:
+                _take_off(self._records_brought, stored.bringer, 1)
             copy = peer_rpc_pb2.RoutePeerInfo()
             copy.CopyFrom(message)
             view = decode_record(message, now)
-            self._records[peer_id] = _Record(copy, view, size, may_pass_on(message), last_sign=now)
+            self._records[peer_id] = _Record(copy, view, size, may_pass_on(message), last_sign=now, bringer=bringer)
+            self._records_brought[bringer] += 1
+            if stored is not None and version < stored.view.version:
+                # The others have the higher version that was none of its own.
+                self._forget_saved(peer_id)
             if stored is None or stored.view != view:
                 self._generation += 1
         _raise_to(session.records, peer_id, version)
 
-    def _take_conn_info(self, session: _Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float) -> None:
+    def _take_conn_info(self, bringer: int, session: _Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float) -> None:
         bitmap, peer_list = request.conn_bitmap, request.conn_peer_list
         if len(bitmap.peer_ids) > MAX_RECORDS or len(peer_list.peer_conn_infos) > MAX_RECORDS:
             self.counters.conn_info_refused += 1
             return
         known = {peer_id: conn.version for peer_id, conn in self._conns.items()}
+        known |= dict.fromkeys(self._neighbours - {bringer}, _LAST_VERSION)
+        if bringer in self._conns and self._conns[bringer].bringer != bringer:
+            # What others said of it before it came may have any version.
+            del known[bringer]
         # Nobody knows our own neighbours better than we.
         known[self.peer_id] = _LAST_VERSION
         try:
@@ -351,7 +383,7 @@ class LinkState:
             return
         rows += decode_peer_list(peer_list, known)
         for peer_id, version, neighbours in rows:
-            self._take_row(peer_id, version, neighbours, now)
+            self._take_row(bringer, peer_id, version, neighbours, now)
         for entry in [*bitmap.peer_ids, *(info.peer_id for info in peer_list.peer_conn_infos)]:
             stored = self._conns.get(entry.peer_id)
             ours = self._conn_version if entry.peer_id == self.peer_id else stored.version if stored is not None else 0
@@ -359,12 +391,20 @@ class LinkState:
             if entry.version <= ours:
                 _raise_to(session.conns, entry.peer_id, entry.version)
 
-    def _take_row(self, peer_id: int, version: int, neighbours: frozenset[int], now: float) -> None:
+    def _take_row(self, bringer: int, peer_id: int, version: int, neighbours: frozenset[int], now: float) -> None:
         stored = self._conns.get(peer_id)
-        if not peer_id or (stored is None and len(self._conns) >= MAX_RECORDS):
+        has_place = peer_id == bringer or stored is not None or len(self._conns) < MAX_RECORDS
+        if not peer_id or not (has_place and (peer_id == bringer or self._make_room_for_links(bringer, peer_id, neighbours))):
             self.counters.conn_info_refused += 1
             return
-        self._conns[peer_id] = _ConnInfo(version, neighbours, now)
+        stored = self._conns.get(peer_id)
+        if stored is not None:
+            self._drop_conn(peer_id)
+        self._conns[peer_id] = _ConnInfo(version, neighbours, now, bringer)
+        self._links_brought[bringer] += len(neighbours)
+        self._links += len(neighbours)
+        if stored is not None and version < stored.version:
+            self._forget_saved(peer_id)
         if stored is None or stored.neighbours != neighbours:
             self._generation += 1
 
@@ -375,7 +415,9 @@ class LinkState:
         if self._own_version > session.records.get(self.peer_id, 0):
             yield None
         saved = session.records
-        for other in self.reachable():
+        self.reachable()
+        # What one attacker invents lies behind it, and finds the tables of others full, at worst.
+        for other in self._nearest_first:
             record = self._records[other]
             if other != peer_id and record.may_pass_on and record.view.version > saved.get(other, 0):
                 yield record
@@ -384,19 +426,58 @@ class LinkState:
         saved = session.conns
         if self._conn_version > saved.get(self.peer_id, 0):
             yield self.peer_id, self._conn_version, self._neighbours
-        for other in self.reachable():
+        self.reachable()
+        for other in self._nearest_first:
             conn = self._conns.get(other)
             if conn is not None and other != peer_id and conn.version > saved.get(other, 0):
                 yield other, conn.version, conn.neighbours
 
-    def _search(self) -> frozenset[int]:
-        found: set[int] = set()
+    def _search(self) -> tuple[int, ...]:
+        """The reachable peers, the nearest first."""
+        found: dict[int, None] = {}
         frontier = self._neighbours & self._records.keys()
         while frontier:
-            found |= frontier
+            found.update(dict.fromkeys(frontier))
             rows = (self._conns[peer_id].neighbours for peer_id in frontier if peer_id in self._conns)
-            frontier = (frozenset().union(*rows) & self._records.keys()) - found
-        return frozenset(found)
+            frontier = (frozenset().union(*rows) & self._records.keys()) - found.keys()
+        return tuple(found)
+
+    def _make_room_for_record(self, bringer: int) -> bool:
+        """Forget the newest record of the neighbour that has brought most, if that is more than `bringer` has."""
+        richest, count = self._records_brought.most_common(1)[0]
+        if count <= self._records_brought[bringer] + 1:
+            return False
+        for peer_id in reversed(self._records):
+            if self._records[peer_id].bringer == richest != peer_id:
+                self._drop_record(peer_id)
+                self._forget_saved(peer_id)
+                self.counters.records_refused += 1
+                return True
+        return False
+
+    def _make_room_for_links(self, bringer: int, peer_id: int, neighbours: frozenset[int]) -> bool:
+        """The same for the connections of a peer; whether they fit."""
+        stored = self._conns.get(peer_id)
+        more = len(neighbours) - (0 if stored is None else len(stored.neighbours))
+        while more > 0 and self._links + more > MAX_LINKS:
+            richest, count = self._links_brought.most_common(1)[0]
+            others = (each for each in reversed(self._conns) if self._conns[each].bringer == richest != each != peer_id)
+            poorer = next(others, None)
+            if poorer is None or count <= self._links_brought[bringer] + len(neighbours):
+                return False
+            self._drop_conn(poorer)
+            self._forget_saved(poorer)
+            self.counters.conn_info_refused += 1
+        return True
+
+    def _drop_record(self, peer_id: int) -> None:
+        bringer = self._records.pop(peer_id).bringer
+        _take_off(self._records_brought, bringer, 1)
+
+    def _drop_conn(self, peer_id: int) -> None:
+        conn = self._conns.pop(peer_id)
+        self._links -= len(conn.neighbours)
+        _take_off(self._links_brought, conn.bringer, len(conn.neighbours))
 
     def _renew_own(self, now: float) -> None:
         if now - self._own_renewed >= RENEWAL_INTERVAL:
@@ -407,6 +488,12 @@ class LinkState:
         for session in self._sessions.values():
             session.records.pop(peer_id, None)
             session.conns.pop(peer_id, None)
+
+
+def _take_off(brought: Counter[int], bringer: int, amount: int) -> None:
+    brought[bringer] -= amount
+    if not brought[bringer]:
+        del brought[bringer]
 
 
 def _raise_to(versions: dict[int, int], peer_id: int, version: int) -> None:

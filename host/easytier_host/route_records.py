@@ -32,6 +32,7 @@ MAX_TEXT: Final = 255
 MAX_NEIGHBOURS: Final = 1024
 """Neighbours of one peer: as many connections as a node of ours accepts."""
 
+_ONE: Final = ord("1")
 _BIT_VALUES: Final = bytes.maketrans(b"01", b"\x00\x01")
 
 Versioned = tuple[int, int, frozenset[int]]
@@ -168,15 +169,17 @@ def encode_bitmap(rows: Mapping[int, tuple[int, Collection[int]]]) -> peer_rpc_p
     peer_ids = sorted(set(rows).union(*(neighbours for _, neighbours in rows.values())))
     position = {peer_id: index for index, peer_id in enumerate(peer_ids)}
     size = len(peer_ids)
-    bits = ["0" * size] * size
+    bits = bytearray(b"0") * (size * size)
     message = peer_rpc_pb2.RouteConnBitmap()
     for peer_id in peer_ids:
         version, neighbours = rows.get(peer_id, (0, ()))
         message.peer_ids.add(peer_id=peer_id, version=version)
-        row = sum(1 << position[neighbour] for neighbour in set(neighbours))
-        # The first row is the least significant, thus the last in text.
-        bits[-1 - position[peer_id]] = f"{row:0{size}b}"
-    message.bitmap = int("".join(bits) or "0", 2).to_bytes((size * size + 7) // 8, "little")
+        first = position[peer_id] * size
+        for neighbour in neighbours:
+            bits[first + position[neighbour]] = _ONE
+    # The first bit is the least significant, thus the last in text.
+    bits.reverse()
+    message.bitmap = int(bits or b"0", 2).to_bytes((size * size + 7) // 8, "little")
     return message
 
 

@@ -5,6 +5,9 @@ One loop a neighbour::
     something new, or 10 s passed --> SyncRouteInfo --answer--> note what the neighbour knows --> wait
              ^                             | error or no answer in 3 s
              '------ 0.2 s, doubling to 5 s '
+
+Who lacks something is found out for one neighbour after the other, at most twenty times a second and for a tenth of the time: a
+hostile peer may have news all the time.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from google.protobuf.message import Message
 from easytier_host.pb import peer_rpc_pb2
 from easytier_host.route import LinkState, RouteError
 from easytier_host.rpc.peer import PeerRpc, RpcError, ServiceError
+from easytier_host.turns import Turns
 
 logger = logging.getLogger("easytier.route")
 
@@ -58,6 +62,8 @@ class RouteSync:
         self._on_change = on_change
         self._loops: dict[int, anyio.CancelScope] = {}
         self._news: dict[int, anyio.Event] = {}
+        self._announced = anyio.Event()
+        self._spreads = False
         rpc.offer(SERVICE, {SYNC_ROUTE_INFO: self._serve})
 
     def add_neighbour(self, peer_id: int) -> None:
@@ -66,6 +72,9 @@ class RouteSync:
         scope = self._loops[peer_id] = anyio.CancelScope()
         self._news[peer_id] = anyio.Event()
         self._tasks.start_soon(self._loop, peer_id, scope, name=f"route sync {peer_id}")
+        if not self._spreads:
+            self._spreads = True
+            self._tasks.start_soon(self._spread, name="route news")
         self.announce()
 
     def remove_neighbour(self, peer_id: int) -> None:
@@ -76,10 +85,19 @@ class RouteSync:
         self.announce()
 
     def announce(self) -> None:
-        """Wake the loops of neighbours that lack something we know."""
-        for peer_id, event in self._news.items():
-            if self._state.wants_sync(peer_id):
-                event.set()
+        """Let the loops of neighbours that lack something we know be woken, at once or soon."""
+        self._announced.set()
+
+    async def _spread(self) -> None:
+        while True:
+            await self._announced.wait()
+            self._announced = anyio.Event()
+            turns = Turns()
+            for peer_id in list(self._news):
+                if peer_id in self._news and self._state.wants_sync(peer_id):
+                    self._news[peer_id].set()
+                await turns.give()
+            await turns.rest()
 
     async def _loop(self, peer_id: int, scope: anyio.CancelScope) -> None:
         retry = FIRST_RETRY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -9,6 +10,9 @@ from easytier_hooks.services import TcpStack
 
 KERNEL: Final = "kernel"
 """Name of the stack that is taken if nothing else was asked for."""
+
+
+logger = logging.getLogger("easytier.flows")
 
 
 class StackError(Exception):
@@ -25,7 +29,11 @@ def choose(stacks: Mapping[str, TcpStack], *, use_smoltcp: bool) -> tuple[TcpSta
     obstacles = []
     chosen = None
     for stack in sorted(stacks.values(), key=lambda stack: stack.name == KERNEL):
-        obstacle = stack.available()
+        try:
+            obstacle = stack.available()
+        except Exception:
+            logger.exception("stack %s failed to say whether it is available", stack.name)
+            obstacle = f"stack {stack.name} failed, see the log"
         if not obstacle:
             chosen = stack
             break

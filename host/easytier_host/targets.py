@@ -76,7 +76,7 @@ class Targets:
         """Carry a connection that the peer `opener` has opened over a transport, until its end; see `HostServices.serve`."""
         gate, (ip, port) = self._gate, destination
         believed, refusal = self._judge(opener, source, destination)
-        shown = believed if not refusal and believed is not None else source or (type(ip)(0), 0)
+        shown = believed or (type(ip)(0), 0)
         try:
             key = FlowKey(*shown, ip, port)
         except ValueError as error:
@@ -106,15 +106,18 @@ class Targets:
         await gate.relay(flow.id, connection, target)
 
     def _judge(self, opener: int, source: Endpoint | None, destination: Endpoint) -> tuple[Endpoint | None, str]:
-        """The source to believe in, and why the connection is refused, "" if it is not."""
+        """The source to believe in, and why the connection is refused, "" if it is not.
+
+        One that is not the peer's own is never believed, but it is no reason to refuse: stock nodes name clients of their
+        SOCKS5 servers, which may be nodes of the overlay.  The connection is the peer's own then, for programs, lists and
+        rules.
+        """
         ip, port = destination
-        if source is not None:
-            match self._owners.judge(opener, source[0]):
-                case Claim.FORGED:
-                    self._metrics.forged_sources += 1
-                    return None, f"{source[0]} is not an address of the peer that claims it"
-                case Claim.FOREIGN:
-                    stand_in = self._owners.stand_in(opener, ip.version)
-                    source = None if stand_in is None else (stand_in, source[1])
+        if source is not None and (claim := self._owners.judge(opener, source[0])) is not Claim.OWN:
+            self._metrics.forged_sources += claim is Claim.FORGED
+            stand_in = self._owners.stand_in(opener, ip.version)
+            if claim is Claim.FORGED and stand_in is None:
+                return None, f"{source[0]} is not an address of the peer that claims it, which has none itself"
+            source = None if stand_in is None else (stand_in, source[1])
         refusal = self._guard.refusal(TCP, opener, None if source is None else source[0], ip, port)
         return source, refusal

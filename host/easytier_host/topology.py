@@ -1,7 +1,8 @@
 """Turns what the route protocol knows into what the data path uses: next hops, the address lookup, kernel routes, and news for
 plugins.
 
-`changed` may be called for every record; the tables are made anew at most twenty times a second, since one flood brings many.
+`changed` may be called for every record; the tables are made anew at most twenty times a second, since one flood brings many,
+in short steps, and for a tenth of the time at most, since a hostile peer may invent thousands of nodes.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from easytier_host.config.model import Config
 from easytier_host.datapath import Inbound, Outbound
 from easytier_host.events import EventBoard, NodeEvent
 from easytier_host.lookup import Lookup
-from easytier_host.next_hop import NextHops, Path, compute
+from easytier_host.next_hop import NextHops, Path, compute_in_steps
 from easytier_host.nic.base import Nic, NicError
 from easytier_host.pb import common_pb2
 from easytier_host.peers import PeerMap
 from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
+from easytier_host.turns import Turns
 from easytier_host.version import EASYTIER_VERSION
 
 logger = logging.getLogger("easytier.route")
@@ -35,8 +37,11 @@ logger = logging.getLogger("easytier.route")
 # Ours.
 TWIN_PATIENCE: Final = 20.0
 """Seconds: others keep a node that has restarted, with its old id, for up to that long."""
-SHORTEST_INTERVAL: Final = 0.05
-"""Seconds between two computations."""
+DISPUTE_INTERVAL: Final = 2.0
+"""Seconds for a neighbour to answer a ping, when another record has its name and address: then it has restarted, else the other
+one is no successor of it."""
+STEP_RECORDS: Final = 20
+"""Records that are told of in one turn of the loop."""
 
 
 class Topology:
@@ -53,7 +58,10 @@ class Topology:
         config: Config,
         *,
         latencies: Callable[[], Mapping[tuple[int, int], int]],
+        on_computed: Callable[[], object] = lambda: None,
     ) -> None:
+        """`on_computed` runs whenever `record` and `peer_for` may answer differently."""
+        self._on_computed = on_computed
         self._state = state
         self._peers = peers
         self._outbound = outbound
@@ -69,6 +77,8 @@ class Topology:
         self._own_id_claims = 0
         self._twins: dict[int, float] = {}
         """Peers with our address, and since when they were seen; infinity once they were warned of."""
+        self._disputed: frozenset[int] = frozenset()
+        """Neighbours whose address another peer of their name claims."""
         self._told_failure = ""
         self._stale = anyio.Event()
         self.changed()
@@ -81,13 +91,15 @@ class Topology:
         """Keep the tables current for ever."""
         while True:
             waits = any(since < math.inf for since in self._twins.values())
-            with anyio.move_on_after(TWIN_PATIENCE if waits else math.inf):
+            with anyio.move_on_after(DISPUTE_INTERVAL if self._disputed else TWIN_PATIENCE if waits else math.inf):
                 await self._stale.wait()
             self._stale = anyio.Event()
-            self._compute()
+            turns = Turns()
+            await self._compute(turns)
+            turns.stop()
             if nic is not None:
                 await self._route_device(nic)
-            await anyio.sleep(SHORTEST_INTERVAL)
+            await turns.rest()
 
     def record(self, peer_id: int) -> PeerRecord | None:
         """The record of a peer that can be reached."""
@@ -128,18 +140,41 @@ class Topology:
     def _paths(self) -> Mapping[int, Path]:
         return self._next_hops.least_cost if self._config.flags.latency_first else self._next_hops.least_hops
 
-    def _compute(self) -> None:
+    async def _compute(self, turns: Turns) -> None:
         records = {record.peer_id: record for record in self._state.peers()}
         avoid = {peer_id for peer_id, record in records.items() if record.feature_flag.avoid_relay_data}
-        self._next_hops = compute(
+        steps = compute_in_steps(
             self._state.peer_id, self._peers.neighbours(), records.keys(), self._state.connections(), avoid, self._latencies()
         )
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                self._next_hops = end.value
+                break
+            await turns.give()
         paths = self._paths()
         before, self._records = self._records, {peer_id: record for peer_id, record in records.items() if peer_id in paths}
         config = self._config
-        self._lookup = Lookup(
-            self._records.values(), paths, config.ipv4, config.ipv6, self._state.own.proxy_cidrs, config.exit_nodes
+        heard = (
+            peer_id
+            for peer_id in self._peers.neighbours()
+            if (self._peers.is_live(peer_id, DISPUTE_INTERVAL) if peer_id in self._disputed else self._peers.is_live(peer_id))
         )
+        self._lookup = Lookup(
+            self._records.values(),
+            paths,
+            config.ipv4,
+            config.ipv6,
+            self._state.own.proxy_cidrs,
+            config.exit_nodes,
+            before=self._lookup,
+            firm=frozenset(heard),
+        )
+        self._disputed = self._lookup.disputed
+        for peer_id in self._disputed:
+            self._peers.probe(peer_id)
+        self._on_computed()
         self._inbound.next_hops_by_hops = {peer_id: path.next_hop for peer_id, path in self._next_hops.least_hops.items()}
         self._inbound.next_hops_by_latency = {peer_id: path.next_hop for peer_id, path in self._next_hops.least_cost.items()}
         self._outbound.lookup = self._lookup
@@ -149,7 +184,7 @@ class Topology:
         self._outbound.public_servers = frozenset(
             peer_id for peer_id, record in self._records.items() if record.feature_flag.is_public_server
         )
-        self._tell(before)
+        await self._tell(before, turns)
 
     def _warn_of_twin(self) -> None:
         now = anyio.current_time()
@@ -169,14 +204,16 @@ class Topology:
             logger.warning("another node uses this node's peer id %d; restart one of them", self._state.peer_id)
         self._own_id_claims = claims
 
-    def _tell(self, before: Mapping[int, PeerRecord]) -> None:
+    async def _tell(self, before: Mapping[int, PeerRecord], turns: Turns) -> None:
         """Log, publish and hand to plugins what differs."""
         self._warn_of_twin()
         for peer_id in before.keys() - self._records.keys():
             logger.info("route to peer %d (%s) is gone", peer_id, before[peer_id].hostname)
             self._events.publish(NodeEvent("route_removed", peer_id, before[peer_id].hostname))
             self._plugins.forget_peer(peer_id)
-        for peer_id, record in self._records.items():
+        for number, (peer_id, record) in enumerate(self._records.items(), 1):
+            if number % STEP_RECORDS == 0:
+                await turns.give()
             if peer_id not in before:
                 logger.info(
                     "route to peer %d: %s, %s, version %s, %s",

@@ -139,5 +139,7 @@ async def test_a_neighbour_that_knows_the_secret_and_sends_garbage(seed: int) ->
         await still_answers(node, friend)
         counters = node.metrics.as_dict()
         counted = ("delivered_packets", "relayed_frames", "control_frames", "plugin_frames")
-        dropped = tuple(f"dropped_{why}" for why in ("malformed", "unsealed", "clear", "access", "unhandled", "relay"))
+        dropped = tuple(
+            f"dropped_{why}" for why in ("malformed", "unsealed", "clear", "forged", "access", "unhandled", "relay")
+        )
         assert sum(counters[name] for name in (*counted, *dropped)) == counters["received_frames"]

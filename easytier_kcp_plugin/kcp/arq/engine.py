@@ -129,6 +129,11 @@ class ArqEngine:
         return 0 if self._closed else self.sender.room
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes taken and not acknowledged, at most."""
+        return 0 if self._closed else self.sender.waiting_bytes
+
+    @property
     def drained(self) -> bool:
         """Whether all that was taken has been acknowledged."""
         return not self.sender.unsent and not self.sender.in_flight

@@ -23,7 +23,7 @@ RUNS_PER_DATAGRAM: Final = 147
 
 # Ours.
 MAX_DATAGRAM: Final = 2048
-"""Bytes.  A frame has at most 2000; a compressed one may unfold to 64 KiB, and a window full of these is too much."""
+"""Bytes.  A frame has at most 2000; a compressed one may unfold to 16 KiB, and a window full of these is too much."""
 REPEATS: Final = 24
 BUSY_BATCH: Final = 20
 BUSY_REPEATS: Final = 96

@@ -23,6 +23,7 @@ from easytier_host.config.kinds import PLUGIN, listeners_from_text, toml_type
 from easytier_host.config.model import HOSTNAME_LENGTH, Config, FileLog, Flags
 from easytier_host.config.options import Given, Options
 from easytier_host.config.schema import SETTINGS, Status
+from easytier_host.config.secret import is_open_to_others
 from easytier_host.config.toml_lines import find_lines
 
 MAX_FILE_BYTES: Final = 1 << 20
@@ -83,9 +84,12 @@ def load(options: Options, *, environ: Mapping[str, str] = os.environ, stdin: Bi
     for path in paths:
         source = "standard input" if path == STANDARD_INPUT else path
         try:
-            text = _read(path, source, stdin)
+            text, is_open = _read(path, source, stdin)
             given = _whole_process(options.settings) if several else options.settings
             configs.append(_build(text, source, given, options, environ, findings))
+            secret = configs[-1].network_secret
+            if is_open and secret and secret in text:
+                findings.warn(f"{path} is open", f"{source} holds a secret, and other users can read it: chmod 600 {path}")
         except ConfigError as error:
             findings.problems += error.problems
     if several:
@@ -121,7 +125,9 @@ def _files_in(directory: Path) -> list[str]:
     return found
 
 
-def _read(path: str, source: str, stdin: BinaryIO | None) -> str:
+def _read(path: str, source: str, stdin: BinaryIO | None) -> tuple[str, bool]:
+    """The text, and whether any user can read it."""
+    is_open = False
     try:
         if path == STANDARD_INPUT:
             if stdin is None and sys.stdin is None:
@@ -130,12 +136,13 @@ def _read(path: str, source: str, stdin: BinaryIO | None) -> str:
         else:
             with open(path, "rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
+                is_open = is_open_to_others(file)
     except OSError as fault:
         raise ConfigError([f"{source}: {fault.strerror}"]) from None
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError([f"{source}: is larger than {MAX_FILE_BYTES} bytes"])
     try:
-        return data.decode()
+        return data.decode(), is_open
     except UnicodeDecodeError as fault:
         line = data.count(b"\n", 0, fault.start) + 1
         raise ConfigError([f"{source}:{line}: the file is not valid UTF-8"]) from None

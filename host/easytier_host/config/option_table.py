@@ -1,7 +1,8 @@
 """Every option of `easytier-core`, written down once: its names, the key it sets, how its text becomes the value of that key.
 
 The parser, the environment variables and `docs/configuration.md` are all made from this table.  Names follow stock 2.6.4 (wire
-specification, configuration 11.3); `--list-plugins`, `--log-format` and `--metrics-listener` are our own.
+specification, configuration 11.3); `--list-plugins`, `--log-format`, `--metrics-listener` and `--secret-file` are
+our own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 from easytier_host.config import kinds
 from easytier_host.config.kinds import BOOLEAN
 from easytier_host.config.schema import SETTINGS, Status
+from easytier_host.config.secret import read_secret
 
 NETWORK, NODE, TRAFFIC, SUBNETS, P2P, LOGS, PROGRAM, MISSING = (
     "network",
@@ -152,6 +154,14 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _program("log-format", "form of log lines: text or json", metavar="FORM"),
         _option("network-name", "network_identity.network_name", NETWORK, metavar="NAME"),
         _option("network-secret", "network_identity.network_secret", NETWORK, metavar="SECRET"),
+        _option(
+            "secret-file",
+            "network_identity.network_secret",
+            NETWORK,
+            text="file that holds the password of the network, and nothing else",
+            metavar="FILE",
+            to_toml=read_secret,
+        ),
         _option("peers", "peer", NETWORK, short="p", text="peer to connect to", metavar="URL", to_toml=_peer_from_text),
         _option("external-node", "peer", NETWORK, short="e", text="the same", metavar="URL", to_toml=_peer_from_text),
         _option(

@@ -17,12 +17,14 @@ from easytier_host.config.errors import ConfigError, nearest
 from easytier_host.config.kinds import choice, switch_from_text
 from easytier_host.config.option_table import MISSING, OPTIONS, Form, Option
 from easytier_host.config.schema import Status
+from easytier_host.config.secret import warning_of
 from easytier_host.config.toml_lines import Path
 
 PROGRAM_NAME: Final = "easytier-core"
 DISTRIBUTION: Final = "easytier-kcp-plugin"
 LOG_FORMATS: Final = ("text", "json")
 SHELLS: Final = ("bash", "zsh", "fish")
+SECRET_FILE: Final = "secret-file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class _Reader:
             texts = list(texts)[-1:]
         try:
             if option.key:
+                if option.name == SECRET_FILE:
+                    self._warnings += filter(None, map(warning_of, texts))
                 self._settings += [Given(option.key, value, source) for text in texts for value in _values(option, text)]
             elif option.status is Status.IGNORED:
                 if option.form is not Form.SWITCH or any(map(switch_from_text, texts)):
@@ -154,6 +158,9 @@ class _Reader:
     def finished(self) -> Options:
         log_format = self._one_of("log-format", LOG_FORMATS, "text")
         complete_for = self._one_of("gen-autocomplete", SHELLS, "")
+        secrets = [given.source for given in self._settings if given.key == "network_identity.network_secret"]
+        if len(secrets) > 1:
+            self._problems.append(f"{' and '.join(secrets)} both give the secret of the network; one is enough")
         if self._problems:
             raise ConfigError(self._problems)
         return Options(

@@ -32,7 +32,10 @@ error: it names the file, the line and the nearest known key.
   `--no-listener` overrides both.
 - `--listeners` takes a URL, a port (tcp and udp), a protocol, or `protocol:port`. Listeners and peers of other protocols than
   tcp and udp are left out with a warning.
-- Options are visible to every user of the machine. Give the secret in a file or in `ET_NETWORK_SECRET`.
+- The secret is best given in a file, this one or that of `--secret-file`, with mode 600; if any user can read it, there is a
+  warning. `ET_NETWORK_SECRET` is as good: only root and the same user see it. `--network-secret` is seen by all users until the
+  program has taken it off its command line, for which it starts again as the same process; and it may stay in the history of
+  your shell.
 
 Exit status of `easytier-core`: 0 when it ended as asked, 1 when the configuration is wrong or the node could not start, 2 for
 wrong usage. `easytier-core --check-config` checks without starting anything.

@@ -22,8 +22,8 @@ logger = logging.getLogger("easytier.portal")
 # Wire: stock decides.
 DEFAULT_WHITELIST: Final = ("127.0.0.0/8", "::1/128")
 
-Serve: TypeAlias = Callable[[SocketStream, bool], Awaitable[None]]
-"""Serves one connection; the second argument: whether it comes from this machine.  May raise what a broken stream raises."""
+Serve: TypeAlias = Callable[[SocketStream, Endpoint, Endpoint], Awaitable[None]]
+"""Serves one connection; where it comes from, and where it came to.  May raise what a broken stream raises."""
 
 
 class PortalError(Exception):
@@ -79,13 +79,13 @@ class Door:
         async with anyio.create_task_group() as connections:
             await self._acceptor.run(connections)
 
-    async def _let_in(self, stream: SocketStream, caller: Endpoint, _: Endpoint) -> None:
+    async def _let_in(self, stream: SocketStream, caller: Endpoint, here: Endpoint) -> None:
         async with stream:
             if self._serve is None or not any(caller[0] in network for network in self._whitelist):
                 self._strangers += 1
                 return
             try:
-                await self._serve(stream, caller[0].is_loopback)
+                await self._serve(stream, caller, here)
             except* (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, TimeoutError):
                 pass
             except* Exception:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import h11
 
+from easytier_hooks.services import Endpoint
 from easytier_hooks.streams import SocketStream
 from easytier_host.pb import portal_pb2
 from easytier_host.portal import views
@@ -44,7 +45,7 @@ class MetricsListener:
         """Serve for ever; to be cancelled."""
         await self._door.run(self._serve)
 
-    async def _serve(self, stream: SocketStream, _is_local: bool) -> None:
+    async def _serve(self, stream: SocketStream, _caller: Endpoint, _here: Endpoint) -> None:
         with anyio.move_on_after(EXCHANGE_TIMEOUT):
             connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
             is_head = False

@@ -119,8 +119,10 @@ class OwnService:
         return answer
 
     async def _close_flow(self, node: Node, session: Session, encoded: bytes) -> Message:
-        if not session.is_local:
-            raise PortalRefusal("flows are closed for programs of the node's own machine only; connect to its loopback address")
+        if not await session.may_change():
+            raise PortalRefusal(
+                "flows are closed for root and for the user who runs the node only, over the loopback address of its machine"
+            )
         flow_id = portal_own_pb2.FlowRequest.FromString(encoded).flow_id
         flow = node.gate.table.get(flow_id)
         if flow is None or flow.ended is not None:

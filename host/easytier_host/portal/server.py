@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from easytier_hooks.services import Endpoint
 from easytier_hooks.streams import SocketStream
 from easytier_host.pb import common_pb2
 from easytier_host.portal.address import PortalAddress
@@ -91,9 +92,9 @@ class Portal:
         """Serve for ever; to be cancelled."""
         await self._door.run(self._serve)
 
-    async def _serve(self, stream: SocketStream, is_local: bool) -> None:
+    async def _serve(self, stream: SocketStream, caller: Endpoint, here: Endpoint) -> None:
         try:
-            await self._converse(stream, Session(is_local=is_local))
+            await self._converse(stream, Session((caller, here)))
         except* (FramingError, tcp_framing.FramingError) as group:
             logger.debug("closed a portal connection: %s", group.exceptions[0])
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
+import anyio.to_thread
+
+from easytier_hooks.services import Endpoint
+from easytier_host.portal import caller
 from easytier_host.portal.numbering import Numbering
 
 
@@ -15,7 +20,17 @@ class PortalRefusal(Exception):
 class Session:
     """What is known of one connection."""
 
-    is_local: bool = False
-    """The caller is a program of this machine: it comes from a loopback address."""
+    ends: tuple[Endpoint, Endpoint] | None = None
+    """Where the caller comes from, and where it came to."""
     numbering: Numbering = field(default_factory=Numbering)
     """How the caller numbers the methods of PeerManageRpc."""
+    _may_change: bool | None = None
+
+    async def may_change(self) -> bool:
+        """Whether the caller may change anything: it is a program of this machine, of root or of the user who runs the node."""
+        if self._may_change is None:
+            user = None
+            if self.ends is not None and self.ends[0][0].is_loopback:
+                user = await anyio.to_thread.run_sync(caller.user_of, *self.ends)
+            self._may_change = user in (0, os.geteuid())
+        return self._may_change

@@ -5,6 +5,7 @@ Stock receivers accept pieces in any order; so does `Reassembler`, within caps t
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +23,9 @@ REASSEMBLY_TIMEOUT: Final = 10.0
 MAX_CALL_BYTES: Final = 1 << 20
 MAX_PEER_BYTES: Final = 1 << 20
 MAX_PEER_CALLS: Final = 64
+MAX_NEIGHBOUR_CALLS: Final = 256
+MAX_NEIGHBOUR_BYTES: Final = 2 << 20
+"""Of all peers whose packets one neighbour brings: it may have invented them."""
 MAX_TOTAL_CALLS: Final = 1024
 MAX_TOTAL_BYTES: Final = 8 << 20
 PIECE_COST: Final = 128
@@ -64,16 +68,19 @@ class _Partial:
 
 
 class Reassembler:
-    """Joins the pieces of calls, per sender, transaction and direction.
+    """Joins the pieces of calls, per neighbour that brings them, sender, transaction and direction: so nobody can spoil the
+    calls of a sender whose packets take another way.
 
-    Caps: 64 unfinished calls and 1 MiB a peer, 1024 calls and 8 MiB in all, 10 s each.  What would pass a cap raises
-    `FramingError`.
+    Caps: 64 unfinished calls and 1 MiB a peer, 256 calls and 2 MiB of all that one neighbour brings, 1024 calls and 8 MiB in
+    all, 10 s each.  What would pass a cap raises `FramingError`.
     """
 
     def __init__(self) -> None:
-        self._partials: dict[tuple[int, int, bool], _Partial] = {}
-        self._peer_calls: dict[int, int] = {}
-        self._peer_bytes: dict[int, int] = {}
+        self._partials: dict[tuple[int, int, int, bool], _Partial] = {}
+        self._calls: dict[Hashable, int] = {}
+        """Unfinished calls of each neighbour, by its id, and of each peer behind it, by both."""
+        self._bytes: dict[Hashable, int] = {}
+        """What these hold."""
         self._total_bytes = 0
 
     @property
@@ -81,8 +88,11 @@ class Reassembler:
         """Calls of which pieces are missing."""
         return len(self._partials)
 
-    def add(self, packet: common_pb2.RpcPacket, now: float) -> tuple[common_pb2.RpcPacket, bytes] | None:
-        """Take one packet; returns piece 0 and the whole content when the call is complete, else None.
+    def add(
+        self, packet: common_pb2.RpcPacket, now: float, neighbour: int | None = None
+    ) -> tuple[common_pb2.RpcPacket, bytes] | None:
+        """Take one packet; returns piece 0 and the whole content when the call is complete, else None.  `neighbour` brought it,
+        if that was not its sender.
 
         Raises `FramingError` for piece numbers that cannot be, an unknown compression, or a full buffer.
         """
@@ -98,16 +108,19 @@ class Reassembler:
         if total == 1:
             return packet, packet.body
         peer = packet.from_peer
-        key = (peer, packet.transaction_id, packet.is_request)
+        neighbour = peer if neighbour is None else neighbour
+        key = (neighbour, peer, packet.transaction_id, packet.is_request)
         partial = self._partials.get(key)
         if partial is None:
             self.expire(now)
-            if self._peer_calls.get(peer, 0) >= MAX_PEER_CALLS:
+            if self._calls.get((neighbour, peer), 0) >= MAX_PEER_CALLS:
                 raise FramingError(f"peer {peer} has {MAX_PEER_CALLS} unfinished calls")
+            if self._calls.get(neighbour, 0) >= MAX_NEIGHBOUR_CALLS:
+                raise FramingError(f"neighbour {neighbour} has brought {MAX_NEIGHBOUR_CALLS} unfinished calls")
             if len(self._partials) >= MAX_TOTAL_CALLS:
                 raise FramingError(f"{MAX_TOTAL_CALLS} calls are unfinished already")
             partial = self._partials[key] = _Partial(total, now)
-            self._peer_calls[peer] = self._peer_calls.get(peer, 0) + 1
+            _add(self._calls, key, 1)
         if partial.total != total:
             raise FramingError(f"call of {partial.total} pieces has become one of {total}")
         if packet.piece_idx in partial.bodies:
@@ -115,14 +128,15 @@ class Reassembler:
         size = len(packet.body) + PIECE_COST
         if (
             partial.size + size > MAX_CALL_BYTES
-            or self._peer_bytes.get(peer, 0) + size > MAX_PEER_BYTES
+            or self._bytes.get((neighbour, peer), 0) + size > MAX_PEER_BYTES
+            or self._bytes.get(neighbour, 0) + size > MAX_NEIGHBOUR_BYTES
             or self._total_bytes + size > MAX_TOTAL_BYTES
         ):
             self._forget(key)
             raise FramingError(f"call of peer {peer} is larger than the reassembly buffer")
         partial.bodies[packet.piece_idx] = packet.body
         partial.size += size
-        self._peer_bytes[peer] = self._peer_bytes.get(peer, 0) + size
+        _add(self._bytes, key, size)
         self._total_bytes += size
         if packet.piece_idx == 0:
             partial.first = packet
@@ -138,13 +152,16 @@ class Reassembler:
             self._forget(key)
         return len(stale)
 
-    def _forget(self, key: tuple[int, int, bool]) -> None:
+    def _forget(self, key: tuple[int, int, int, bool]) -> None:
         partial = self._partials.pop(key)
-        peer = key[0]
         self._total_bytes -= partial.size
-        for table, amount in ((self._peer_calls, 1), (self._peer_bytes, partial.size)):
-            left = table.get(peer, 0) - amount
-            if left > 0:
-                table[peer] = left
-            else:
-                table.pop(peer, None)
+        _add(self._calls, key, -1)
+        _add(self._bytes, key, -partial.size)
+
+
+def _add(table: dict[Hashable, int], key: tuple[int, int, int, bool], amount: int) -> None:
+    """Change what the neighbour and the peer of a call have; entries of those that have nothing go."""
+    for owner in (key[0], key[:2]):
+        table[owner] = table.get(owner, 0) + amount
+        if not table[owner]:
+            del table[owner]

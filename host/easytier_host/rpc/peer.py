@@ -1,12 +1,14 @@
 """Calls to other nodes of the network, and the services that this node offers them (control plane 6).
 
 A call is one awaited method; there is no retransmission inside, so callers repeat by their own rules.  Services are plain
-functions: they run on the event loop as requests arrive and must be quick.
+functions: they run on the event loop as requests arrive and must be quick.  What the calls of one neighbour may take of that
+loop is bounded (`allowance`).
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -16,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from easytier_host.metrics import Metrics
 from easytier_host.packet import PacketType
 from easytier_host.pb import common_pb2, peer_rpc_pb2
+from easytier_host.rpc.allowance import BYTE_COST, Allowance
 from easytier_host.rpc.answer import AnswerFault, FaultKind, Response, open_answer
 from easytier_host.rpc.framing import FramingError, Reassembler, split_call
 
@@ -29,6 +32,8 @@ SendPackets = Callable[[int, PacketType, list[bytes]], None]
 # Ours.
 MAX_CALLS: Final = 256
 """Calls of ours under way at once; the node itself makes a few per neighbour."""
+MAX_DESCRIPTOR_SIZE: Final = 512
+"""Bytes of the names in a request, which the answer repeats: stock's have a tenth."""
 
 
 class RpcError(Exception):
@@ -59,15 +64,27 @@ class _Call:
 class PeerRpc:
     """Both sides of RPC for one node in one network.
 
-    `domain` is the network's name; a service is found by domain, service and protocol name, all exact.
+    `domain` is the network's name; a service is found by domain, service and protocol name, all exact.  `new_transaction` gives
+    numbers below 2^63 that nobody can guess, or others could answer in a peer's name.
     """
 
-    def __init__(self, my_peer_id: int, domain: str, send: SendPackets, metrics: Metrics, first_transaction: int) -> None:
+    def __init__(
+        self,
+        my_peer_id: int,
+        domain: str,
+        send: SendPackets,
+        metrics: Metrics,
+        new_transaction: Callable[[], int],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._my_peer_id = my_peer_id
         self._domain = domain
         self._send = send
         self._metrics = metrics
-        self._transaction = first_transaction
+        self._new_transaction = new_transaction
+        self._clock = clock
+        self._allowance = Allowance()
         self._calls: dict[int, _Call] = {}
         self._services: dict[str, Mapping[int, Handler]] = {}
         self._reassembler = Reassembler()
@@ -87,8 +104,8 @@ class PeerRpc:
         if len(self._calls) >= MAX_CALLS:
             raise RpcError(f"{MAX_CALLS} calls are under way already")
         self._metrics.rpc_calls += 1
-        transaction = self._transaction
-        self._transaction = (transaction + 1) & 0x7FFF_FFFF_FFFF_FFFF
+        while (transaction := self._new_transaction()) in self._calls:
+            pass
         packet = common_pb2.RpcPacket(
             from_peer=self._my_peer_id,
             to_peer=peer_id,
@@ -115,8 +132,21 @@ class PeerRpc:
         finally:
             del self._calls[transaction]
 
-    def receive(self, from_peer: int, packet_type: int, payload: bytes, now: float) -> None:
-        """Take one RPC packet from the network; never raises.  Requests are answered before this returns."""
+    def receive(self, from_peer: int, packet_type: int, payload: bytes, now: float, neighbour: int | None = None) -> None:
+        """Take one RPC packet from the network; never raises.  Requests are answered before this returns.
+
+        `neighbour` is whose connection brought it, the sender's if None.  One that has used up its share of time goes unheard.
+        """
+        neighbour = from_peer if neighbour is None else neighbour
+        if not self._allowance.permits(neighbour, now):
+            self._metrics.dropped_rpc += 1
+            return
+        began = self._clock()
+        answered = self._take(from_peer, packet_type, payload, now, neighbour)
+        self._allowance.spend(neighbour, self._clock() - began + answered * BYTE_COST, now)
+
+    def _take(self, from_peer: int, packet_type: int, payload: bytes, now: float, neighbour: int) -> int:
+        """Returns the bytes of the answer."""
         packet = common_pb2.RpcPacket()
         try:
             packet.ParseFromString(payload)
@@ -124,27 +154,30 @@ class PeerRpc:
                 raise FramingError("packet type and content disagree on whether it is a request")
             if packet.from_peer != from_peer or packet.to_peer != self._my_peer_id:
                 raise FramingError(f"peer {from_peer} sent a call from {packet.from_peer} to {packet.to_peer}")
-            complete = self._reassembler.add(packet, now)
+            if packet.descriptor.ByteSize() > MAX_DESCRIPTOR_SIZE:
+                raise FramingError(f"a descriptor of {packet.descriptor.ByteSize()} bytes")
+            complete = self._reassembler.add(packet, now, neighbour)
         except (DecodeError, FramingError) as error:
             self._metrics.dropped_rpc += 1
             logger.debug("dropped an RPC packet of peer %d: %s", from_peer, error)
-            return
+            return 0
         if complete is None:
-            return
+            return 0
         first, content = complete
         if packet.is_request:
-            self._serve(first, content)
-            return
+            return self._serve(first, content)
         call = self._calls.get(first.transaction_id)
         if call is not None and call.peer_id == from_peer:
             call.response = content
             call.done.set()
+        return 0
 
     def expire(self, now: float) -> None:
         """Forget pieces of calls that were never completed."""
         self._metrics.dropped_rpc += self._reassembler.expire(now)
 
-    def _serve(self, packet: common_pb2.RpcPacket, content: bytes) -> None:
+    def _serve(self, packet: common_pb2.RpcPacket, content: bytes) -> int:
+        """Answer a request; returns the bytes of the answer."""
         response = peer_rpc_pb2.RpcResponse()
         descriptor = packet.descriptor
         methods = self._services.get(descriptor.service_name)
@@ -166,7 +199,9 @@ class PeerRpc:
             descriptor=descriptor,
             trace_id=packet.trace_id,
         )
-        self._send(packet.from_peer, PacketType.RPC_RESP, split_call(answer, response.SerializeToString()))
+        pieces = split_call(answer, response.SerializeToString())
+        self._send(packet.from_peer, PacketType.RPC_RESP, pieces)
+        return sum(map(len, pieces))
 
     def _run(self, handler: Handler, from_peer: int, content: bytes, response: peer_rpc_pb2.RpcResponse) -> None:
         try:

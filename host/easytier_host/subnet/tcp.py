@@ -10,13 +10,14 @@ overlay, and a relay moves the bytes.
 Segments of flows that nobody here has begun are left to the caller; on a node without a device, where nobody else could have,
 they get RST.
 
-Bounds: 1024 SYNs are held at once, further ones are dropped and counted; they are repeated by their source.  The stack bounds
-the flows; what it does not take gets RST.
+Bounds: 1024 SYNs are held at once, 256 of one peer, which may send 500 a second after the first 4096; further ones are dropped
+and counted, and repeated by their source.  The stack bounds the flows; what it does not take gets RST.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, TypeAlias
@@ -28,10 +29,11 @@ from easytier_hooks.errors import DialRefused, TransportUnavailable
 from easytier_hooks.services import Endpoint, TcpStack
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import TCP, Connected, Connecting, Failed, IPAddress, TransportSelected
-from easytier_host.flows import ACK, FIN, RST, SYN, Flow, segment_key
+from easytier_host.flows import ACK, FIN, RST, SYN, Flow, decode_key, segment_key
 from easytier_host.gate import FlowGate
 from easytier_host.metrics import Metrics
 from easytier_host.nic.base import VNET_HEADER_SIZE
+from easytier_host.relay import checked
 from easytier_host.sockets import reason_of
 from easytier_host.subnet.overlay import OverlayLink
 from easytier_host.tcp_reset import reset_for
@@ -40,6 +42,11 @@ logger = logging.getLogger("easytier.subnet")
 
 # Ours.
 MAX_HELD: Final = 1024
+MAX_HELD_PER_PEER: Final = 256
+SYN_RATE: Final = 500.0
+SYN_BURST: Final = 4096.0
+"""Connections that one peer may begin in a second, and at once: each costs some 0.2 ms, whatever becomes of it."""
+MAX_BUCKETS: Final = 1024
 
 Dial: TypeAlias = Callable[[IPAddress, int, Endpoint], Awaitable[TcpConnection]]
 """`targets.Targets.dial`: (address, port, who asks)."""
@@ -77,6 +84,9 @@ class TcpProxy:
         self._wall_clock = wall_clock
         self._held: dict[bytes, anyio.CancelScope] = {}
         """The flows whose SYN is held, and what ends the attempt."""
+        self._held_by: Counter[int] = Counter()
+        self._syns: dict[int, tuple[float, float]] = {}
+        """Of a peer: how many it may send, and when that was so."""
 
     def take(self, packets: Sequence[bytes], exit_node: bool) -> list[bytes]:
         """Take whole TCP packets of peers in their order, `exit_node` being true of all or of none; returns what is not
@@ -96,6 +106,9 @@ class TcpProxy:
             return False
         raw_key, tcp = found
         flags = frame[tcp + 13] & (SYN | ACK | FIN | RST)
+        if flags == SYN and not self._may_begin(decode_key(raw_key).source_ip):
+            self._metrics.dropped_subnet += 1
+            return True
         if flags == SYN:
             flow = self._gate.table.look(frame, VNET_HEADER_SIZE, self._clock(), self._wall_clock(), "inbound")
             if flow is not None:
@@ -113,18 +126,30 @@ class TcpProxy:
             return True
         return False
 
+    def _may_begin(self, source: IPAddress) -> bool:
+        """Whether the peer that has this address, as far as it is known, may send another SYN."""
+        peer, now = self._gate.peer_for(source), self._clock()
+        owner = 0 if peer is None else peer.peer_id
+        left, at = self._syns.pop(owner, (SYN_BURST, now))
+        left = min(SYN_BURST, left + (now - at) * SYN_RATE)
+        if len(self._syns) >= MAX_BUCKETS:
+            del self._syns[next(iter(self._syns))]
+        self._syns[owner] = max(0.0, left - 1), now
+        return left >= 1
+
     def _hold(self, flow: Flow, syn: bytes, dial: Dial) -> None:
         flow.peer = self._gate.peer_for(flow.key.source_ip)
         self._gate.report(flow.id, TransportSelected(TCP, "came as plain TCP", "peer"))
         before = self._held.get(flow.raw_key)
         if before is not None:
             before.cancel()
-        elif len(self._held) >= MAX_HELD:
+        elif len(self._held) >= MAX_HELD or self._held_by[_owner(flow)] >= MAX_HELD_PER_PEER:
             self._metrics.dropped_subnet += 1
-            self._gate.report(flow.id, Failed(f"{MAX_HELD} connections are being opened already"))
+            self._gate.report(flow.id, Failed("too many connections are being opened already"))
             return
         flow.held = flow.reported_by_transport = True
         scope = self._held[flow.raw_key] = anyio.CancelScope()
+        self._held_by[_owner(flow)] += 1
         self._tasks.start_soon(self._open, flow, syn, dial, scope, name=f"flow {flow.id}")
 
     async def _open(self, flow: Flow, syn: bytes, dial: Dial, scope: anyio.CancelScope) -> None:
@@ -137,6 +162,9 @@ class TcpProxy:
                 self._gate.report(flow.id, Failed("given up by the source"))
         finally:
             flow.held = False
+            self._held_by[_owner(flow)] -= 1
+            if not self._held_by[_owner(flow)]:
+                del self._held_by[_owner(flow)]
             if self._held.get(flow.raw_key) is scope:
                 del self._held[flow.raw_key]
 
@@ -151,7 +179,7 @@ class TcpProxy:
             report(Failed(f"{key.destination_ip}:{key.destination_port} cannot be reached: {reason_of(error)}"))
             return
         try:
-            source = await self._stack.terminate(self._link, key, syn)
+            source = checked(await self._stack.terminate(self._link, key, syn))
         except BaseException as error:
             target.reset()
             if not isinstance(error, Exception):
@@ -163,3 +191,8 @@ class TcpProxy:
             return
         report(Connected())
         self._tasks.start_soon(self._gate.relay, flow.id, source, target, name=f"flow {flow.id}")
+
+
+def _owner(flow: Flow) -> int:
+    """The peer that a flow counts for; the router lets none in under another's address."""
+    return 0 if flow.peer is None else flow.peer.peer_id

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import anyio
+
 # Ours.
 UNDERLAY_MTU: Final = 1500
 """Bytes of a packet that links carry nearly everywhere; larger ones are not worth finding out about."""
@@ -20,6 +22,10 @@ WHOLE_FRAME_SIZE: Final = UNDERLAY_MTU - 20 - 8 - 8
 UDP behind a relay."""
 RELAYED_FRAME_SIZE: Final = UNDERLAY_MTU - 40 - 8 - 8
 """The same with IPv6, which a relay may use."""
+
+
+CONGESTION_WAIT: Final = 0.02
+"""Seconds that a batch of the device waits for a congested tunnel, before the next one may be dropped."""
 
 
 class TunnelError(Exception):
@@ -94,6 +100,12 @@ class Tunnel(ABC):
     @abstractmethod
     def dropped_frames(self) -> int:
         """Frames that `send` could not keep, since the tunnel was opened."""
+
+
+async def give_time(tunnel: Tunnel) -> None:
+    """Give a congested tunnel a moment, so that the sockets of the host slow down before anything is dropped."""
+    with anyio.move_on_after(CONGESTION_WAIT):
+        await tunnel.wait_writable()
 
 
 class Listener(ABC):

@@ -49,7 +49,7 @@ from easytier_host.tunnel.udp_wire import (
     build_control,
     data_layout,
 )
-from easytier_host.tunnel.url import TunnelUrl
+from easytier_host.tunnel.url import TunnelUrl, subscriber
 
 Address = tuple[Any, ...]
 
@@ -126,14 +126,14 @@ class UdpSocket:
         info = TunnelInfo("udp", str(self._local), str(TunnelUrl.from_address("udp", address)))
         key = (None if self._on_tunnel is None else address, conn_id)
         tunnel = self._tunnels[key] = UdpTunnel(self, key, address, info)
-        self._per_host[address[0]] += 1
+        self._per_host[subscriber(address[0])] += 1
         return tunnel
 
     def remove_tunnel(self, tunnel: UdpTunnel) -> None:
         """Forget a tunnel that closed."""
         if self._tunnels.pop(tunnel.key, None) is None:
             return
-        host = tunnel.address[0]
+        host = subscriber(tunnel.address[0])
         self._per_host[host] -= 1
         if not self._per_host[host]:
             del self._per_host[host]
@@ -267,7 +267,8 @@ class UdpSocket:
         strangers could fill: a connector that misses it tries again.
         """
         if (address, conn_id) not in self._tunnels:
-            if len(self._tunnels) >= self._max_tunnels or self._per_host.get(address[0], 0) >= self._max_tunnels_per_host:
+            of_host = self._per_host.get(subscriber(address[0]), 0)
+            if len(self._tunnels) >= self._max_tunnels or of_host >= self._max_tunnels_per_host:
                 self.counters.refused += 1
                 return
             tunnel = self.add_tunnel(conn_id, address)

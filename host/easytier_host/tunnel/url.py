@@ -83,6 +83,14 @@ class TunnelUrl:
         return f"{self.scheme}://{host}:{self.port}"
 
 
+def subscriber(host: str) -> str:
+    """Whom an underlay address counts for where there are caps: an IPv6 address for its /64, of which one host may have all."""
+    address = _ip_address(host)
+    if address is None or address.version == 4:
+        return host
+    return str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)))
+
+
 def _checked_host(host: str, *, bracketed: bool) -> str | None:
     address = _ip_address(host)
     if address is not None:

@@ -232,7 +232,7 @@ async def test_one_address_has_64_half_open_tunnels() -> None:
 async def test_a_node_has_256_half_open_tunnels() -> None:
     async with running() as tasks:
         side = Side(tasks, identity(1))
-        tunnels = [FakeTunnel(remote=f"[2001:db8::{number:x}]:1") for number in range(MAX_HALF_OPEN + 1)]
+        tunnels = [FakeTunnel(remote=f"[2001:db8:0:{number:x}::1]:1") for number in range(MAX_HALF_OPEN + 1)]
         for tunnel in tunnels:
             side.admission.accept(tunnel)
         assert [number for number, tunnel in enumerate(tunnels) if tunnel.closed] == [MAX_HALF_OPEN]

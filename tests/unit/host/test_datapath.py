@@ -20,7 +20,7 @@ from easytier_host.metrics import Metrics
 from easytier_host.next_hop import Path
 from easytier_host.packet import Flag, PacketType, PeerHeader, build_frame
 from easytier_host.pb import common_pb2
-from easytier_host.peer_conn import PeerConn
+from easytier_host.peer_conn import LIVE_TIME, PeerConn
 from easytier_host.peers import PeerMap
 from easytier_host.route_records import PeerRecord
 from tests.unit.host.helpers import (
@@ -47,6 +47,7 @@ FROM_FRAME = (
     "dropped_malformed",
     "dropped_unsealed",
     "dropped_clear",
+    "dropped_forged",
     "dropped_access",
     "dropped_unhandled",
     "dropped_relay",
@@ -97,7 +98,7 @@ class Host:
             self.cipher,
             FakeClock(),
             deliver=self._deliver,
-            rpc=lambda source, kind, payload, _now: self.rpc.append((source, kind, payload)),
+            rpc=lambda source, kind, payload, _now, _neighbour: self.rpc.append((source, kind, payload)),
             version_of=self.versions.get,
             **({"disable_relay_data": False} | inbound),
         )
@@ -299,6 +300,28 @@ def test_rpc_is_in_clear_to_relays_of_other_networks(
 # The way in
 
 
+@pytest.mark.parametrize("kind", [PacketType.DATA, PacketType.RPC_REQ, PacketType.KCP_SRC])
+def test_nobody_else_brings_frames_of_a_neighbour_that_is_heard(kind: PacketType) -> None:
+    host = Host()
+    taken: list[int] = []
+    host.inbound.handlers[PacketType.KCP_SRC] = lambda source, _payloads: taken.append(source)
+    host.receive(host.sealed(PACKET, kind, source=OTHER), source=PEER)
+    assert (host.delivered, host.rpc, taken, host.metrics.dropped_forged) == ([], [], [], 1)
+    # One that is no neighbour comes by any way; so does one whose own connection has been silent, which it may have lost.
+    host.receive(host.sealed(PACKET, kind, source=FAR), source=PEER)
+    host.peers.tick(1000.0 + LIVE_TIME)
+    host.receive(host.sealed(PACKET, kind, source=OTHER), source=PEER)
+    assert len(host.delivered) + len(host.rpc) + len(taken) == 2
+    assert host.metrics.dropped_forged == 1
+
+
+def test_frames_of_a_neighbour_for_others_pass_whoever_brings_them() -> None:
+    """By latency, the way to a third node may well lead through two of our neighbours, and us between them."""
+    host = Host()
+    host.receive(build_frame(OTHER, FAR, PacketType.DATA, b"sealed", flags=Flag.LATENCY_FIRST), source=PEER)
+    assert (host.metrics.relayed_frames, host.metrics.dropped_forged) == (1, 0)
+
+
 def test_data_for_us_is_opened_and_delivered_in_order() -> None:
     host = Host()
     packets = [tcp_segment("10.144.0.2", "10.144.0.1", data=bytes([number])) for number in range(5)]
@@ -312,10 +335,11 @@ def test_clear_data_is_taken_of_those_alone_that_do_not_seal_all() -> None:
     host.versions |= {PEER: "2.4.5-abcdef", FAR: "2.5.0"}
     taken: list[tuple[int, list[bytes]]] = []
     host.inbound.handlers[PacketType.KCP_SRC] = lambda source, payloads: taken.append((source, payloads))
-    for source in (PEER, FAR, OTHER):
+    for source, bringer in ((PEER, PEER), (FAR, PEER), (OTHER, OTHER)):
         # Nothing is known of OTHER.
-        host.receive(build_frame(source, ME, PacketType.DATA, PACKET), build_frame(source, ME, PacketType.KCP_SRC, b"syn"))
-    assert (host.delivered, taken) == ([PACKET], [(PEER, [b"syn"])])
+        frames = (build_frame(source, ME, kind, PACKET) for kind in (PacketType.DATA, PacketType.KCP_SRC))
+        host.receive(*frames, source=bringer)
+    assert (host.delivered, taken) == ([PACKET], [(PEER, [PACKET])])
     assert host.metrics.dropped_clear == 4
 
 
@@ -330,7 +354,7 @@ def test_a_frame_that_claims_to_be_our_own_is_not_believed(kind: PacketType) -> 
     host = Host()
     host.inbound.handlers[PacketType.KCP_SRC] = lambda _source, _payloads: pytest.fail("believed")
     host.receive(host.sealed(PACKET, kind, source=ME))
-    assert (host.delivered, host.rpc, host.metrics.dropped_clear) == ([], [], 1)
+    assert (host.delivered, host.rpc, host.metrics.dropped_forged) == ([], [], 1)
 
 
 def test_sealed_data_is_dropped_where_encryption_is_off() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface, IPv4Network, IPv6Network, ip_address
-from itertools import pairwise
+from itertools import count, pairwise
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -139,8 +139,8 @@ class World:
         config = Config(
             ipv4=IPv4Interface("10.144.0.1/24"), mapped_listeners=("tcp://203.0.113.5:443",), flags=flags or Flags()
         )
-        self.rpc = PeerRpc(ME, "lab", self._carry, Metrics(), 1)
-        self.theirs = PeerRpc(PEER, "lab", self._carry_back, Metrics(), 1)
+        self.rpc = PeerRpc(ME, "lab", self._carry, Metrics(), count(1).__next__)
+        self.theirs = PeerRpc(PEER, "lab", self._carry_back, Metrics(), count(1).__next__)
         topology = SimpleNamespace(reachable_records=self._look)
         peers = SimpleNamespace(neighbours=lambda: self.neighbours)
         self.connector = DirectConnector(config, self.rpc, tasks, self, topology, peers, self.clock)  # type: ignore[arg-type]
@@ -210,6 +210,34 @@ async def test_a_peer_behind_others_is_dialled_until_one_address_is_it(monkeypat
         assert made.dialled[-1] == "udp://192.0.2.4:1"
         assert "another one" in (fake_tunnel(wrong).reason or "")
         assert not right.tunnel.closed
+
+
+@pytest.mark.anyio
+async def test_peers_that_do_not_answer_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty that nobody has heard of, and one behind them that is there."""
+    async with running() as tasks:
+        made = World(tasks, monkeypatch)
+        made.records = [*(record(peer_id) for peer_id in range(1, 60)), record(PEER)]
+        carry = made._carry
+        made.rpc._send = lambda target, kind, payloads: carry(target, kind, payloads if target == PEER else [])
+        right = make_conn(PEER)
+        made.ends = {"udp://192.0.2.1:1": right}
+        tasks.start_soon(made.connector.run)
+        await until(lambda: made.dialled == ["udp://192.0.2.1:1"])
+        assert not right.tunnel.closed
+
+
+@pytest.mark.anyio
+async def test_so_many_are_asked_at_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "MAX_UNDER_WAY", 3)
+    async with running() as tasks:
+        made = World(tasks, monkeypatch)
+        made.records = [record(peer_id) for peer_id in range(1, 10)]
+        made.rpc._send = lambda target, _kind, _payloads: made.asked.append(target)
+        tasks.start_soon(made.connector.run)
+        await until(lambda: len(made.asked) == 3)
+        await made.look_twice()
+        assert made.asked == [1, 2, 3]
 
 
 @pytest.mark.anyio

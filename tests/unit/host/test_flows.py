@@ -13,6 +13,7 @@ from easytier_hooks.types import (
     Connected,
     Connecting,
     Counters,
+    Direction,
     Failed,
     FlowEvent,
     FlowKey,
@@ -41,7 +42,10 @@ A6, B6 = "fd00::1", "fd00::2"
 class Wire:
     """Segments of one connection from A to B that pass a table."""
 
-    def __init__(self, table: FlowTable | None = None, *, v6: bool = False, ports: tuple[int, int] = (40_000, 22)) -> None:
+    def __init__(
+        self, table: FlowTable | None = None, *, v6: bool = False, ports: tuple[int, int] = (40_000, 22), inbound: bool = False
+    ) -> None:
+        self.directions: tuple[Direction, Direction] = ("inbound", "outbound") if inbound else ("outbound", "inbound")
         self.table = table if table is not None else FlowTable()
         self.ends = (A6, B6) if v6 else (A, B)
         self.ports = ports
@@ -49,11 +53,11 @@ class Wire:
 
     def out(self, flags: int, data: bytes = b"", *, sequence: int = 1) -> Flow | None:
         packet = tcp_segment(*self.ends, ports=self.ports, flags=flags, data=data, sequence=sequence)
-        return self.table.look(packet, 0, self.now, 5000.0, "outbound")
+        return self.table.look(packet, 0, self.now, 5000.0, self.directions[0])
 
     def back(self, flags: int, data: bytes = b"", *, sequence: int = 1) -> Flow | None:
         packet = tcp_segment(*self.ends[::-1], ports=self.ports[::-1], flags=flags, data=data, sequence=sequence)
-        return self.table.look(packet, 0, self.now, 5000.0, "inbound")
+        return self.table.look(packet, 0, self.now, 5000.0, self.directions[1])
 
     def connect(self) -> Flow:
         flow = self.out(SYN)
@@ -243,6 +247,28 @@ def test_a_header_that_claims_too_much_counts_no_bytes() -> None:
     packet[32] = 0xF0
     wire.table.look(bytes(packet), 0, wire.now, 0.0, "outbound")
     assert flow.bytes_sent == 0
+
+
+def test_peers_leave_a_quarter_of_the_table_to_flows_of_our_own() -> None:
+    table = FlowTable(max_flows=4)
+    for port in (1, 2, 3):
+        Wire(table, ports=(port, 80), inbound=True).connect()
+    assert Wire(table, ports=(4, 80), inbound=True).out(SYN) is None
+    assert table.unwatched == 1
+    assert Wire(table, ports=(5, 80)).out(SYN) is not None
+
+
+def test_a_flood_of_syns_makes_room_for_itself() -> None:
+    table = FlowTable(max_flows=4)
+    honest = Wire(table, ports=(1, 80), inbound=True)
+    flow = honest.connect()
+    for port in range(2, 50):
+        assert Wire(table, ports=(port, 80), inbound=True).out(SYN) is not None
+    assert [each.key.source_port for each in table] == [1, 48, 49]
+    assert flow.ended is None
+    given_up = [event for _, event in table.events if isinstance(event, Failed)]
+    assert len(given_up) == 46
+    assert "full" in given_up[0].reason
 
 
 def test_a_full_table_lets_the_longest_ended_flow_go() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface
 
 import anyio
@@ -26,6 +26,7 @@ from easytier_hooks.types import (
     FlowEvent,
     FlowKey,
     HalfClosed,
+    Measures,
     PeerInfo,
     Seen,
     Selection,
@@ -270,6 +271,96 @@ async def test_bytes_are_relayed_and_a_flow_that_ends_is_told() -> None:
         await until(lambda: isinstance(w.events()[-1], Closed))
         ends = [HalfClosed("source"), HalfClosed("destination"), Counters(8, 9, None, None), Closed("FIN both ways")]
         assert w.events()[4:] == ends
+
+
+class GivingTransport(FakeTransport):
+    """`gives` is what it takes for a connection."""
+
+    gives: object = None
+
+    async def dial(self, flow: TcpFlow) -> TcpConnection:
+        return self.gives  # type: ignore[return-value]
+
+
+class Faulty(TcpConnection):
+    """A connection of a plugin that fails in one of its methods, as it may not; else it waits, sends nothing, takes all."""
+
+    def __init__(self, method: str, answer: object = None) -> None:
+        self.method = method
+        self.answer = answer
+
+    def fail(self, method: str) -> None:
+        if method == self.method and self.answer is None:
+            raise ZeroDivisionError(method)
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        self.fail("receive")
+        if self.method == "receive":
+            return self.answer  # type: ignore[return-value]
+        if self.method == "send":
+            await anyio.sleep_forever()
+        raise (anyio.BrokenResourceError if self.method == "end_reason" else anyio.EndOfStream)
+
+    async def send(self, item: bytes) -> None:
+        self.fail("send")
+
+    async def send_eof(self) -> None:
+        self.fail("send_eof")
+
+    async def aclose(self) -> None:
+        self.fail("aclose")
+
+    def reset(self) -> None:
+        self.fail("reset")
+
+    @property
+    def end_reason(self) -> str | None:
+        self.fail("end_reason")
+        return None
+
+    def measure(self) -> Measures | None:
+        self.fail("measure")
+        return None
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [*((name, None) for name in ("receive", "send", "send_eof", "aclose", "reset", "end_reason", "measure")), ("receive", 7)],
+)
+async def test_a_connection_of_a_plugin_that_fails_ends_its_own_flow_alone(method: str, answer: object) -> None:
+    async with world() as w:
+        honest, other = FakeTransport("good"), GivingTransport("bad")
+        other.gives = Faulty(method, answer)
+        w.offer(other, honest)
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: w.stack.applications)
+        application = w.stack.applications[0]
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await application.send(b"question")
+            await application.send_eof()
+        if method == "reset":
+            application.reset()
+        await until(lambda: isinstance(w.events()[-1], Closed | Failed))
+        assert "this node stops" not in str(w.events()[-1])
+        # The node goes on: another flow is carried as ever.
+        other.available = False
+        w.gate.admit([device_frame(tcp_segment(ports=(40_001, 22)))])
+        await until(lambda: len(w.stack.applications) == 2)
+        await w.stack.applications[1].send(b"question")
+        assert await honest.far[0].receive() == b"question"
+
+
+@pytest.mark.parametrize("nonsense", [None, object(), b"bytes"])
+async def test_what_is_no_connection_is_no_way(nonsense: object, caplog: pytest.LogCaptureFixture) -> None:
+    async with world() as w:
+        transport = GivingTransport()
+        transport.gives = nonsense
+        w.offer(transport)
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: w.forwarded == [SYN_FRAME])
+        assert "transport kcp failed" in caplog.text
 
 
 async def test_a_flow_tells_which_tcp_stacks_end_it_here() -> None:

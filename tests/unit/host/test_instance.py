@@ -36,6 +36,7 @@ FROM_FRAME = (
     "dropped_malformed",
     "dropped_unsealed",
     "dropped_clear",
+    "dropped_forged",
     "dropped_access",
     "dropped_unhandled",
     "dropped_relay",

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from easytier_host.config import Config, FileLog
-from easytier_host.log import LEVELS, MAX_LIMITED_KEYS, JsonFormatter, RateLimitedLogger, TextFormatter, bind, configured
+from easytier_host.log import (
+    LEVELS,
+    LINES_AT_ONCE,
+    LINES_PER_SECOND,
+    MAX_LIMITED_KEYS,
+    JsonFormatter,
+    RateLimitedLogger,
+    TextFormatter,
+    bind,
+    configured,
+)
+from tests.unit.host.helpers import FakeClock
 
 LOGGER = logging.getLogger("easytier.test")
 
@@ -102,6 +113,24 @@ def test_a_file_that_cannot_be_made_is_an_oserror(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError), configured("info", FileLog(level="info", dir=str(tmp_path / "plain" / "x"))):
         pytest.fail("entered")
     assert logging.getLogger().handlers == root_handlers
+
+
+def test_a_flood_of_lines_is_cut_and_told_and_hides_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr("easytier_host.log.time.monotonic", clock)
+    stream = io.StringIO()
+    with configured("info", stream=stream):
+        for number in range(LINES_AT_ONCE + 50):
+            LOGGER.info("line %d", number)
+        assert stream.getvalue().count("\n") == LINES_AT_ONCE
+        LOGGER.warning("this is serious")
+        assert "this is serious" in stream.getvalue()
+        clock.advance(1)
+        for number in range(1000):
+            LOGGER.info("later %d", number)
+    lines = stream.getvalue().splitlines()
+    assert lines[LINES_AT_ONCE + 1].endswith("50 lines were left out: too many at once")
+    assert lines[-1].endswith(f"later {LINES_PER_SECOND - 1:g}")
 
 
 def test_a_logged_config_shows_no_secret() -> None:

@@ -161,6 +161,33 @@ def test_version_and_help_end_with_0(capsys: pytest.CaptureFixture[str]) -> None
         assert capsys.readouterr().out.startswith(shown)
 
 
+def test_a_secret_is_taken_off_the_command_line_and_is_in_no_line_of_the_log() -> None:
+    options = [
+        "--network-secret",
+        "hunter2",
+        "--no-tun",
+        "--no-listener",
+        "--rpc-portal",
+        "off",
+        "--console-log-level",
+        "trace",
+    ]
+    command = [sys.executable, "-m", "easytier_host.main", *options, "--peers", "tcp://127.0.0.1:9"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            # The node runs: it is the process that was started, under the same number.
+            lines = [next(line for line in process.stderr if "peer id" in line)]
+            shown = Path(f"/proc/{process.pid}/cmdline").read_text(encoding="utf-8").split("\0")
+            assert shown[1:-1] == [word for word in command[1:] if word not in ("--network-secret", "hunter2")]
+            assert "ET_NETWORK_SECRET=hunter2" in Path(f"/proc/{process.pid}/environ").read_text(encoding="utf-8").split("\0")
+        finally:
+            process.terminate()
+        lines += process.stderr
+    assert process.returncode == 0
+    assert "hunter2" not in "".join(lines)
+
+
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     code = "import sys, easytier_host.main; print(sorted({'anyio', 'cryptography', 'google', 'pluggy'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)

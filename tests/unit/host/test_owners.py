@@ -60,6 +60,21 @@ def test_what_a_claim_is_worth(owners: Owners, address: str, claim: Claim) -> No
         assert owners.judge(PEER, ip_address(address)) is claim
 
 
+def test_no_record_makes_an_address_of_another_node_ones_own() -> None:
+    """A peer may announce anything: the address of another, ours, and networks around both."""
+    thief = record(
+        FAR,
+        ipv4=IPv4Interface("10.144.0.2/24"),
+        ipv6=IPv6Interface("fd00::1/64"),
+        proxy_cidrs=(IPv4Network("0.0.0.0/0"),),
+    )
+    owners = Owners(CONFIG, (RECORDS | {FAR: thief}).get, peer_for)
+    for address in ("10.144.0.2", "10.144.0.1", "fd00::1", "10.144.0.77", "172.30.0.3"):
+        assert owners.judge(FAR, ip_address(address)) is Claim.FORGED
+        assert not owners.owns(thief, ip_address(address).packed)
+    assert owners.judge(FAR, ip_address("192.168.77.7")) is Claim.OWN
+
+
 def test_of_an_unknown_peer_no_claim_is_believed(owners: Owners) -> None:
     assert owners.judge(FAR, ip_address("10.144.0.2")) is Claim.FORGED
     assert owners.judge(FAR, ip_address("10.50.9.9")) is Claim.FOREIGN
@@ -78,6 +93,7 @@ def test_a_new_record_is_asked_anew() -> None:
     address = ip_address("10.50.9.9")
     assert owners.judge(PEER, address) is Claim.OWN
     records[PEER] = record(PEER, ipv4=IPv4Interface("10.144.0.2/24"))
+    owners.forget()
     assert owners.judge(PEER, address) is Claim.FOREIGN
 
 

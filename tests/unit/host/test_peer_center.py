@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 
 import anyio
 import pytest
@@ -40,7 +41,7 @@ class Net:
         self.rpcs: dict[int, PeerRpc] = {}
         self.centers: dict[int, PeerCenter] = {}
         for me in ids:
-            self.rpcs[me] = PeerRpc(me, "lab", partial(self.carry, me), Metrics(), 1)
+            self.rpcs[me] = PeerRpc(me, "lab", partial(self.carry, me), Metrics(), count(1).__next__)
             self.centers[me] = PeerCenter(
                 me,
                 self.rpcs[me],

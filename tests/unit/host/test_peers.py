@@ -7,8 +7,14 @@ import pytest
 from easytier_host.metrics import Metrics
 from easytier_host.packet import PacketType, PeerHeader
 from easytier_host.peer_conn import PeerConn
-from easytier_host.peers import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, PeerMap
-from tests.unit.host.helpers import OTHER, PEER, FakeClock, Recorder, fake_tunnel, make_conn
+from easytier_host.peers import (
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_ADDRESS,
+    MAX_CONNECTIONS_PER_PEER,
+    PeerMap,
+    underlay_address,
+)
+from tests.unit.host.helpers import ME, OTHER, PEER, FakeClock, FakeTunnel, Recorder, fake_tunnel, make_conn
 
 
 class Peers:
@@ -98,6 +104,23 @@ def test_a_peer_has_at_most_eight_connections() -> None:
     assert peers.map.refusal(OTHER) is None
     peers.map.remove(conns[0], "gone")
     assert peers.map.refusal(PEER) is None
+
+
+def test_one_address_has_at_most_256_of_those_that_come_in() -> None:
+    peers = Peers()
+    # One host may have all addresses of a /64.
+    address = "2001:db8::/64"
+    for peer_id in range(1, MAX_CONNECTIONS_PER_ADDRESS + 1):
+        tunnel = FakeTunnel(remote=f"[2001:db8::{peer_id:x}]:1")
+        assert underlay_address(tunnel) == address
+        assert peers.map.refusal(peer_id, address) is None
+        peers.map.add(PeerConn(tunnel, ME, peer_id, is_foreign_relay=False, is_initiator=False, now=0.0))
+    assert "256" in (peers.map.refusal(5000, address) or "")
+    assert peers.map.refusal(5000, "192.0.2.1") is None
+    # Whom we dial is not counted.
+    assert peers.map.refusal(5000) is None
+    peers.map.remove(peers.map.best[1], "gone")
+    assert peers.map.refusal(5000, address) is None
 
 
 def test_a_node_has_at_most_1024_connections() -> None:

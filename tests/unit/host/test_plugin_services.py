@@ -12,7 +12,8 @@ import pytest
 from anyio.abc import SocketAttribute
 from anyio.abc import SocketStream as AnyioSocketStream
 
-from easytier_hooks.services import HostServices
+from easytier_hooks import hookimpl
+from easytier_hooks.services import HostServices, Transport
 from easytier_hooks.streams import SocketStream
 from easytier_hooks.types import Closed, Failed, FlowKey
 from easytier_host.instance import Node
@@ -20,7 +21,7 @@ from easytier_host.nic.memory import MemoryNic
 from easytier_host.packet import Flag, PacketType
 from easytier_host.plugin_services import OPEN_TYPES, PluginServices
 from easytier_host.targets import Targets
-from tests.unit.host.helpers import ACK, RST, FakeTunnel, device_frame, make_node, tcp_segment, until
+from tests.unit.host.helpers import ACK, RST, FakeTunnel, device_frame, make_node, no_plugins, tcp_segment, until
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +35,7 @@ async def pair(**first: object) -> AsyncIterator[tuple[Node, PluginServices, Nod
         a = await stack.enter_async_context(make_node(1, nic=MemoryNic(), **first))  # type: ignore[arg-type]
         b = await stack.enter_async_context(make_node(2, a.listeners[0], nic=MemoryNic()))
         await until(lambda: a.routes() and b.routes())
-        yield a, PluginServices(a, "test", {"window": 5}), b, PluginServices(b, "test", {})
+        yield a, PluginServices(a, {}, "test", {"window": 5}), b, PluginServices(b, {}, "test", {})
 
 
 async def test_payloads_travel_from_plugin_to_plugin() -> None:
@@ -65,10 +66,58 @@ async def test_a_handler_that_fails_is_logged_by_name_and_called_again(caplog: p
         assert b.peers()
 
 
+class Tasks:
+    """A plugin that keeps the services it gets, and runs tasks."""
+
+    def __init__(self) -> None:
+        self.running = 0
+
+    @hookimpl
+    def register_transports(self, host: HostServices) -> list[Transport]:
+        self.host = host
+        host.task_group.start_soon(self.live)
+        return []
+
+    async def live(self) -> None:
+        self.running += 1
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.running -= 1
+
+    async def fail(self) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("way", ["raises", "cancels"])
+async def test_tasks_of_a_plugin_end_without_those_of_others(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = Tasks(), Tasks()
+    plugins = no_plugins()
+    plugins.register("bad", bad)
+    plugins.register("good", good)
+    async with make_node(1, plugins=plugins) as node:
+        await until(lambda: bad.running and good.running)
+        if way == "raises":
+            bad.host.task_group.start_soon(bad.fail)
+        else:
+            bad.host.task_group.cancel_scope.cancel()
+        await until(lambda: not bad.running)
+        # It goes on living, and may start again.
+        bad.host.task_group.start_soon(bad.live)
+        await until(lambda: bad.running)
+        assert good.running
+        assert node.failure is None
+        assert ("plugin bad" in caplog.text) == (way == "raises")
+    # Whatever was left behind ended with the node.
+    assert (bad.running, good.running) == (0, 0)
+    with pytest.raises(RuntimeError, match="plugin bad"):
+        _ = bad.host.task_group
+
+
 @pytest.mark.parametrize("kind", sorted(set(PacketType) - OPEN_TYPES))
 async def test_other_types_are_not_open(kind: PacketType) -> None:
     async with make_node(1) as node:
-        services = PluginServices(node, "test", {})
+        services = PluginServices(node, {}, "test", {})
         with pytest.raises(ValueError, match="not open"):
             services.send(5, kind, [b"x"])
         with pytest.raises(ValueError, match="not open"):
@@ -77,7 +126,7 @@ async def test_other_types_are_not_open(kind: PacketType) -> None:
 
 async def test_a_type_has_one_handler() -> None:
     async with make_node(1) as node:
-        services = PluginServices(node, "test", {})
+        services = PluginServices(node, {}, "test", {})
         services.handle(PacketType.KCP_SRC, lambda _peer, _payloads: None)
         with pytest.raises(ValueError, match="already"):
             services.handle(PacketType.KCP_SRC, lambda _peer, _payloads: None)
@@ -108,7 +157,6 @@ async def test_the_view_of_the_node() -> None:
         assert list(first.addresses) == [IPv4Address("10.144.0.1")]
         assert first.options == {"window": 5}
         assert first.logger.name.endswith("test")
-        assert first.task_group is a.plugin_tasks
         peer = first.peer_for(IPv4Address("10.144.0.2"))
         assert peer is not None
         assert peer.peer_id == b.peer_id
@@ -149,7 +197,7 @@ async def test_the_device_takes_frames_and_gives_claimed_ones() -> None:
         await until(lambda: taken == [device_frame(tcp_segment(flags=ACK))])
         end()
     async with make_node(1) as node:
-        assert PluginServices(node, "test", {}).device is None
+        assert PluginServices(node, {}, "test", {}).device is None
 
 
 async def test_a_connection_of_a_peer_is_dialled_carried_and_told() -> None:
@@ -203,26 +251,40 @@ async def echo(stream: AnyioSocketStream) -> None:
         ("10.144.0.2", "10.144.0.2", False),
         # A client of stock's SOCKS5 server, which tells of it in good faith: the peer stands for it.
         ("127.0.0.1", "10.144.0.2", False),
-        ("10.144.0.1", "10.144.0.1", True),
-        ("10.144.0.77", "10.144.0.77", True),
+        # Of other nodes, among them such as are clients of a SOCKS5 server at the peer.
+        ("10.144.0.1", "10.144.0.2", True),
+        ("10.144.0.77", "10.144.0.2", True),
     ],
 )
 async def test_a_peer_speaks_for_itself_alone(claimed: str, shown: str, forged: bool) -> None:
-    async with pair() as (a, first, b, _second):
+    async with pair() as (a, first, b, _second), await a.listen_tcp(80) as listener, anyio.create_task_group() as tasks:
         near, far = socket.socketpair()
         with near:
-            source = (IPv4Address(claimed), 40_000)
-            with socket.socket() as closed:
-                closed.bind(("127.0.0.1", 0))
-                destination = (IPv4Address("10.144.0.1"), closed.getsockname()[1])
-            await first.serve(SocketStream(far), b.peer_id, "kcp", source, destination)
+            source, destination = (IPv4Address(claimed), 40_000), (IPv4Address("10.144.0.1"), 80)
+            tasks.start_soon(first.serve, SocketStream(far), b.peer_id, "kcp", source, destination)
+            with anyio.fail_after(10):
+                async with await listener.accept() as taken:
+                    # The program is told of the peer that it is, whatever that said.
+                    assert taken.extra(SocketAttribute.remote_address) == (shown, 40_000)
         (flow,) = a.gate.table
-        assert isinstance(flow.ended, Failed)
-        assert ("not an address of the peer that claims it" in flow.ended.reason) is forged
         assert str(flow.key.source_ip) == shown
         assert flow.peer is not None
         assert flow.peer.peer_id == b.peer_id
         assert a.metrics.forged_sources == forged
+
+
+async def test_a_peer_without_an_address_can_claim_no_other() -> None:
+    async with pair() as (a, first, _, _second):
+        near, far = socket.socketpair()
+        with near:
+            source, destination = (IPv4Address("10.144.0.2"), 40_000), (IPv4Address("10.144.0.1"), 80)
+            await first.serve(SocketStream(far), 999, "kcp", source, destination)
+            assert near.recv(1) == b""
+        (flow,) = a.gate.table
+        assert isinstance(flow.ended, Failed)
+        assert "10.144.0.2 is not an address of the peer that claims it" in flow.ended.reason
+        assert str(flow.key.source_ip) == "0.0.0.0"
+        assert (a.metrics.forged_sources, a.metrics.refused_dials) == (1, 1)
 
 
 async def test_what_the_users_rules_refuse_is_shown_with_the_reason() -> None:

@@ -18,6 +18,7 @@ from easytier_host.pb import common_pb2, peer_rpc_pb2
 from easytier_host.pb.peer_rpc_pb2 import RoutePeerInfo, SyncRouteInfoRequest, SyncRouteInfoResponse
 from easytier_host.route import (
     MAX_BITMAP_PEERS,
+    MAX_LINKS,
     MAX_RECORD_SIZE,
     MAX_RECORDS,
     MAX_REQUEST_RECORDS_SIZE,
@@ -367,9 +368,71 @@ class TestReceiving:
         state = node(neighbours=[LEFT])
         state.handle_request(LEFT, request_from(LEFT, *(record(10 + i) for i in range(MAX_RECORDS))), 0.0)
         state.handle_request(LEFT, request_from(LEFT, record(LEFT), record(10, 2, hostname="new")), 0.0)
-        assert len(state.peers()) == MAX_RECORDS
+        # Its own has a place whatever others there are.
+        assert len(state.peers()) == MAX_RECORDS + 1
+        state.handle_request(LEFT, request_from(LEFT, record(9)), 0.0)
+        assert len(state.peers()) == MAX_RECORDS + 1
         assert state.counters.records_refused == 1
         assert next(peer.hostname for peer in state.peers() if peer.peer_id == 10) == "new"
+
+    def test_in_a_full_table_neighbours_have_equal_shares(self) -> None:
+        state = node(neighbours=[LEFT, RIGHT])
+        state.handle_request(LEFT, request_from(LEFT, record(LEFT), *(record(1000 + i) for i in range(MAX_RECORDS))), 0.0)
+        invented = len(state.peers())
+        state.handle_request(RIGHT, request_from(RIGHT, record(RIGHT), *(record(10 + i) for i in range(100))), 0.0)
+        known = {peer.peer_id for peer in state.peers()}
+        assert known > {LEFT, RIGHT, *range(10, 110)}
+        assert len(known) == invented + 1
+        # What gave way does not come back in their place.
+        state.handle_request(LEFT, request_from(LEFT, *(record(1000 + i, 2) for i in range(MAX_RECORDS))), 0.0)
+        assert {peer.peer_id for peer in state.peers()} == known
+
+    def test_connections_are_bounded_and_shared_in_the_same_way(self) -> None:
+        state = node(neighbours=[LEFT, RIGHT])
+        crowd = frozenset(range(100_000, 100_000 + MAX_NEIGHBOURS))
+        rows = [(1000 + i, crowd) for i in range(MAX_LINKS // MAX_NEIGHBOURS + 5)]
+        request = request_from(LEFT)
+        for peer_id, connected in rows:
+            info = request.conn_peer_list.peer_conn_infos.add(connected_peer_ids=sorted(connected))
+            info.peer_id.peer_id, info.peer_id.version = peer_id, 1
+        state.handle_request(LEFT, request, 0.0)
+        assert sum(map(len, state.connections().values())) == MAX_LINKS
+        assert state.counters.conn_info_refused == 5
+        state.handle_request(RIGHT, request_from(RIGHT, rows={RIGHT: (1, {ME, FAR}), FAR: (1, {RIGHT})}), 0.0)
+        assert {peer_id: state.connections()[peer_id] for peer_id in (RIGHT, FAR)} == {RIGHT: {ME, FAR}, FAR: {RIGHT}}
+        assert sum(map(len, state.connections().values())) <= MAX_LINKS + 2
+
+    def test_nobody_speaks_for_a_neighbour_of_ours(self) -> None:
+        state = node(neighbours=[LEFT, RIGHT])
+        state.handle_request(RIGHT, request_from(RIGHT, record(RIGHT, 3, hostname="right"), rows={RIGHT: (3, {ME})}), 0.0)
+        forged = request_from(LEFT, record(RIGHT, 4000, hostname="left"), rows={RIGHT: (4000, {LEFT})})
+        state.handle_request(LEFT, forged, 0.0)
+        assert [peer.hostname for peer in state.peers()] == ["right"]
+        assert state.connections() == {RIGHT: {ME}}
+
+    def test_a_neighbour_is_believed_about_itself_whatever_was_said_before_it_came(self) -> None:
+        state = node(neighbours=[LEFT])
+        last = 0xFFFF_FFFF
+        forged = request_from(
+            LEFT, record(LEFT), record(FAR, last, hostname="forged"), rows={FAR: (last, {LEFT}), LEFT: (1, {ME, FAR})}
+        )
+        state.handle_request(LEFT, forged, 0.0)
+        assert "forged" in {peer.hostname for peer in state.peers()}
+        state.add_neighbour(FAR)
+        state.handle_request(FAR, request_from(FAR, record(FAR, 3, hostname="far"), rows={FAR: (3, {ME, LEFT})}), 0.0)
+        assert {peer.hostname for peer in state.peers()} == {"", "far"}
+        assert state.connections()[FAR] == {ME, LEFT}
+        # And then as always: by version.
+        state.handle_request(FAR, request_from(FAR, record(FAR, 2, hostname="old")), 0.0)
+        assert {peer.hostname for peer in state.peers()} == {"", "far"}
+
+    def test_the_nearest_are_told_of_first(self) -> None:
+        state = node(neighbours=[LEFT, RIGHT])
+        state.handle_request(
+            LEFT, request_from(LEFT, record(9), record(8), record(LEFT), rows={LEFT: (1, {ME, 9}), 9: (1, {8})}), 0.0
+        )
+        state.handle_request(RIGHT, request_from(RIGHT, record(RIGHT)), 0.0)
+        assert [item.peer_id for item in built(state, RIGHT).peer_infos.items] == [ME, LEFT, 9, 8]
 
     def test_a_record_under_our_id_is_counted_and_ignored(self) -> None:
         state = node(neighbours=[LEFT])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from uuid import UUID
 
 import anyio
@@ -40,7 +41,7 @@ class Net:
         for me in ids:
             numbers = iter(range(me, me + 1000))
             self.states[me] = LinkState(me, OwnRecord(UUID(int=me), f"host{me}"), partial(next, numbers), self.clock.now)
-            self.rpcs[me] = PeerRpc(me, "lab", partial(self.carry, me), Metrics(), 1)
+            self.rpcs[me] = PeerRpc(me, "lab", partial(self.carry, me), Metrics(), count(1).__next__)
             self.syncs[me] = RouteSync(self.states[me], self.rpcs[me], tasks, self.clock, self.clock, partial(self.count, me))
 
     def count(self, me: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from easytier_hooks.types import PathFigures, PeerCapabilities, PeerInfo
 from easytier_host.config.model import Config, Flags
 from easytier_host.events import EventBoard, NodeEvent
-from easytier_host.next_hop import NextHops, compute
+from easytier_host.next_hop import NextHops, compute_in_steps
 from easytier_host.nic.base import NicError
 from easytier_host.nic.memory import MemoryNic
 from easytier_host.pb import common_pb2
@@ -25,7 +25,7 @@ from easytier_host.peer_conn import PeerConn
 from easytier_host.route import RouteCounters
 from easytier_host.route_records import OwnRecord, PeerRecord
 from easytier_host.topology import Topology, capabilities_of, peer_info
-from tests.unit.host.helpers import FAR, ME, OTHER, PEER
+from tests.unit.host.helpers import FAR, ME, OTHER, PEER, Recorder
 from tests.unit.host.tunnel.helpers import running, until
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +54,8 @@ class Net:
     records: list[PeerRecord]
     links: dict[int, frozenset[int]]
     near: frozenset[int] = frozenset({PEER})
+    live: set[int] = field(default_factory=set)
+    probe: Recorder = field(default_factory=Recorder)
     best: dict[int, PeerConn] = field(default_factory=dict)
     latencies: dict[tuple[int, int], int] = field(default_factory=dict)
     told: list[tuple[PeerInfo, PeerCapabilities]] = field(default_factory=list)
@@ -69,6 +71,9 @@ class Net:
     def __iter__(self) -> Iterator[PeerConn]:
         """No connection: what there is of an underlay does not matter here."""
         return iter(())
+
+    def is_live(self, peer_id: int, _within: float = 3.0) -> bool:
+        return peer_id in self.live
 
     def topology(self, **flags: bool) -> Topology:
         state = SimpleNamespace(
@@ -150,6 +155,36 @@ async def test_the_address_of_a_node_that_started_again_leads_to_the_record_that
         assert topology.peer_for(IPv4Address("10.144.0.2")) == peer_info(records[1])
 
 
+async def test_a_neighbour_that_is_heard_keeps_its_address_from_another_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("easytier_host.topology.DISPUTE_INTERVAL", 0.01)
+    first, second = (replace(record(peer_id, 2), hostname="again") for peer_id in (PEER, OTHER))
+    net = Net([first, second], {}, near=frozenset({PEER, OTHER}), live={PEER, OTHER}, latencies={(ME, PEER): 9, (ME, OTHER): 1})
+    topology = net.topology()
+    async with started(topology):
+        await until(lambda: len(net.probe.calls) > 2)
+        assert set(net.probe.calls) == {(PEER,)}
+        assert topology.peer_for(IPv4Address("10.144.0.2")) == peer_info(first)
+        # It was a restart after all: nothing comes from the old one any more.
+        net.live.discard(PEER)
+        await until(lambda: topology.peer_for(IPv4Address("10.144.0.2")) == peer_info(second))
+
+
+async def test_an_address_stays_with_the_peer_that_had_it() -> None:
+    first = record(PEER, 2)
+    net = Net([first], {}, near=frozenset({PEER, OTHER}), latencies={(ME, PEER): 9, (ME, OTHER): 1})
+    topology = net.topology()
+    async with started(topology):
+        # Nearer, and under a name of its own.
+        net.records = [replace(record(OTHER, 2), hostname="thief"), first]
+        topology.changed()
+        await until(lambda: topology.record(OTHER))
+        assert topology.peer_for(IPv4Address("10.144.0.2")) == peer_info(first)
+        net.records = net.records[:1]
+        topology.changed()
+        await until(lambda: topology.record(PEER) is None)
+        assert topology.peer_for(IPv4Address("10.144.0.2")) == peer_info(net.records[0])
+
+
 async def test_latency_first_takes_the_quicker_way() -> None:
     links = {PEER: frozenset({ME, FAR}), OTHER: frozenset({ME, 9}), 9: frozenset({OTHER, FAR}), FAR: frozenset({PEER, 9})}
     records = [record(PEER, 2), record(OTHER, 3), record(FAR, 4), record(9, 9)]
@@ -197,11 +232,11 @@ async def test_many_changes_are_one_computation(monkeypatch: pytest.MonkeyPatch)
     topology = net.topology()
     calls: list[int] = []
 
-    def counted(*given: Any) -> NextHops:
+    def counted(*given: Any) -> Generator[None, None, NextHops]:
         calls.append(1)
-        return compute(*given)
+        return compute_in_steps(*given)
 
-    monkeypatch.setattr("easytier_host.topology.compute", counted)
+    monkeypatch.setattr("easytier_host.topology.compute_in_steps", counted)
     async with started(topology):
         for _ in range(1000):
             topology.changed()

@@ -188,7 +188,7 @@ async def test_when_a_node_stops_streams_break_and_listeners_end(transport: str)
             async with anyio.create_task_group() as servers:
                 near_config = config(1, peers=tuple(far.listeners), flags=Flags(no_tun=True))
                 async with Node(near_config, plugins=manager()) as near:
-                    await until(far.routes)
+                    await until(lambda: far.routes() and near.routes())
                     listener = await near.listen_tcp(80)
                     servers.start_soon(listener.serve, echo)
                     stream = await far.connect_tcp("10.144.0.1", 80)

@@ -100,13 +100,16 @@ def test_a_switch_may_have_a_value(option: Option) -> None:
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS.values() if option.key], ids=lambda o: o.name)
-def test_an_option_without_effect_is_said_to_have_none(option: Option) -> None:
+def test_an_option_without_effect_is_said_to_have_none(option: Option, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    secret.chmod(0o600)
     samples = {
         "ipv4": "10.0.0.1", "ipv6": "fd00::1/64", "peers": "tcp://a:1", "external-node": "tcp://a:1", "listeners": "1",
         "mapped-listeners": "tcp://a:1", "proxy-networks": "10.0.0.0/8", "exit-nodes": "10.0.0.1",
         "manual-routes": "10.0.0.0/8", "socks5": "1080",
         "port-forward": "tcp://0.0.0.0:1/10.0.0.1:2", "vpn-portal": "wg://0.0.0.0:1/10.0.0.0/24", "mtu": "1000",
-        "rpc-portal": "0", "metrics-listener": "0", "rpc-portal-whitelist": "127.0.0.0/8",
+        "secret-file": str(secret), "rpc-portal": "0", "metrics-listener": "0", "rpc-portal-whitelist": "127.0.0.0/8",
         "tcp-whitelist": "80,8000-8100", "udp-whitelist": "53",
         "encryption-algorithm": "xor", "default-protocol": "udp", "compression": "zstd",
         "console-log-level": "debug", "file-log-level": "debug", "file-log-size": "5", "file-log-count": "5",

@@ -12,14 +12,19 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from easytier_cli import output
 from easytier_cli.commands.proxy import stock_cells
+from easytier_hooks import hookimpl
 from easytier_hooks.errors import DialRefused
-from easytier_hooks.types import Closed, Connected, Counters, Failed, HalfClosed, Selection
+from easytier_hooks.types import Capability, Closed, Connected, Counters, Failed, HalfClosed, Selection
 from easytier_host.config.model import Flags
 from easytier_host.dial import dial_target
-from easytier_host.pb import common_pb2, portal_pb2
+from easytier_host.pb import common_pb2, peer_rpc_pb2, portal_own_pb2, portal_pb2
 from easytier_host.pipe import pipe
+from easytier_host.portal import own_service
+from easytier_host.portal.services import PortalServices
+from easytier_host.portal.session import Session
+from easytier_host.portal.views import socket_address
 from easytier_host.rpc.client import PortalClient, RefusedError
-from tests.unit.host.helpers import SECRET, make_node, until
+from tests.unit.host.helpers import SECRET, make_node, no_plugins, until
 from tests.unit.host.portal.portals import ask, flow, portal_of, two_nodes
 
 pytestmark = pytest.mark.anyio
@@ -160,6 +165,36 @@ async def test_no_answer_holds_a_secret() -> None:
         )
         assert len(answers) > 5
         assert all(SECRET.encode() not in answer.SerializeToString() for answer in answers)
+
+
+class Keeper:
+    """A plugin with options."""
+
+    @hookimpl
+    def advertise_capabilities(self) -> list[Capability]:
+        return []
+
+
+@pytest.mark.parametrize("service", ["PeerManageRpc", "ConnectorManageRpc", "StatsRpc", "WebClientService", own_service.NAME])
+async def test_no_method_of_any_service_tells_a_secret(service: str) -> None:
+    """Neither the network's, nor what plugins have among their options."""
+    plugins = no_plugins()
+    plugins.register("kept", Keeper(), {"password": SECRET + "2"})
+    async with make_node(1, plugins=plugins) as node:
+        services = PortalServices([node])
+        answered = 0
+        for method in range(1, 20):
+            for request in (
+                b"",
+                portal_own_pb2.ExplainRequest(dst=socket_address(IPv4Address("10.144.0.2"), 80)).SerializeToString(),
+            ):
+                descriptor = common_pb2.RpcDescriptor(service_name=service, proto_name=service, method_index=method)
+                response = await services.answer(
+                    Session(), descriptor, peer_rpc_pb2.RpcRequest(request=request).SerializeToString()
+                )
+                assert SECRET.encode() not in response.SerializeToString()
+                answered += not response.HasField("error")
+        assert answered
 
 
 async def test_the_configuration_is_told_as_toml() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,9 +18,11 @@ from easytier_hooks.streams import SocketStream, TcpConnection
 from easytier_hooks.types import TCP, Candidate, Failed, FlowKey, PeerInfo, Selection, TcpFlow
 from easytier_host.instance import Node
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
+from easytier_host.portal.caller import user_of
 from easytier_host.portal.own_service import OwnService
 from easytier_host.portal.session import PortalRefusal, Session
 from easytier_host.rpc.client import PortalClient, RefusedError
+from easytier_host.sockets import to_endpoint
 from tests.unit.host.helpers import make_node, until
 from tests.unit.host.portal.portals import portal_of
 
@@ -142,17 +145,46 @@ async def test_a_plain_flow_cannot_be_closed_from_here() -> None:
             await ask(lambda client: client.close_flow(flow.id))
 
 
-async def test_another_machine_may_not_close_a_flow() -> None:
+@pytest.mark.parametrize(
+    ("address", "user", "may"),
+    [
+        ("127.0.0.1", 0, True),
+        ("127.0.0.1", os.geteuid(), True),
+        ("127.0.0.1", 54_321, False),
+        ("127.0.0.1", None, False),
+        ("192.0.2.1", 0, False),
+    ],
+)
+async def test_nobody_else_may_close_a_flow(address: str, user: int | None, may: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("easytier_host.portal.caller.user_of", lambda _caller, _here: user)
     async with make_node(1) as node, anyio.create_task_group() as tasks:
         flow_id, application, target = relayed(node, tasks)
         await anyio.wait_all_tasks_blocked()
         request = portal_own_pb2.FlowRequest(flow_id=flow_id).SerializeToString()
-        service = OwnService()
-        with pytest.raises(PortalRefusal, match="own machine"):
-            await service.methods[6](node, Session(is_local=False), request)
-        assert isinstance(await service.methods[6](node, Session(is_local=True), request), portal_pb2.EmptyResponse)
+        session = Session(((IPv4Address(address), 40_000), (IPv4Address("127.0.0.1"), 15_888)))
+        if may:
+            assert isinstance(await OwnService().methods[6](node, session, request), portal_pb2.EmptyResponse)
+        else:
+            with pytest.raises(PortalRefusal, match="root and for the user who runs the node"):
+                await OwnService().methods[6](node, session, request)
+            node.gate.close(flow_id, "the test is over")
         application.close()
         target.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
+def test_whose_program_has_connected(host: str) -> None:
+    """The listener for all addresses of both families has IPv4 callers under mapped ones."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener, socket.socket(socket.AF_INET6 if host == "::1" else socket.AF_INET) as client:
+        if host == "::":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((host, 0))
+        listener.listen()
+        client.connect(("127.0.0.1" if host == "::" else host, listener.getsockname()[1]))
+        here, there = (to_endpoint(each[:2]) for each in (client.getpeername(), client.getsockname()))
+        assert user_of(there, here) == os.geteuid()
+        assert user_of((there[0], 1), here) is None
 
 
 # Ping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from easytier_host.pb import common_pb2
 from easytier_host.rpc.framing import (
     MAX_CALL_BYTES,
+    MAX_NEIGHBOUR_BYTES,
+    MAX_NEIGHBOUR_CALLS,
     MAX_PEER_CALLS,
     MAX_PIECES,
     MAX_TOTAL_BYTES,
@@ -21,6 +24,7 @@ from easytier_host.rpc.framing import (
     Reassembler,
     split_call,
 )
+from tests.unit.host.helpers import FAR, OTHER
 
 DESCRIPTOR = common_pb2.RpcDescriptor(domain_name="lab", proto_name="S", service_name="S", method_index=1)
 
@@ -163,7 +167,7 @@ def test_one_call_is_held_to_a_mebibyte() -> None:
     # What it held is free again.
     assert reassembler.unfinished == 0
     assert reassembler._total_bytes == 0
-    assert reassembler._peer_bytes == reassembler._peer_calls == {}
+    assert reassembler._bytes == reassembler._calls == {}
 
 
 def test_all_peers_together_are_held_to_eight_mebibytes() -> None:
@@ -200,3 +204,37 @@ def test_a_full_table_of_calls_empties_itself() -> None:
     result = [reassembler.add(packet, REASSEMBLY_TIMEOUT) for packet in pieces(bytes(1500), transaction=8)]
     assert result[-1] is not None
     assert reassembler._total_bytes == 0
+
+
+def test_nobody_spoils_the_calls_of_a_sender_whose_packets_take_another_way() -> None:
+    """OTHER writes the name of peer 2 on its pieces, of the same call and of as many others as it can."""
+    reassembler = Reassembler()
+    first, second, third = pieces(bytes(2500))
+    assert reassembler.add(first, 0.0, 2) is None
+    assert reassembler.add(piece(1, 3, b"forged"), 0.0, OTHER) is None
+    for transaction in range(1000, 1000 + MAX_PEER_CALLS - 1):
+        reassembler.add(piece(0, 2, transaction=transaction), 0.0, OTHER)
+    with pytest.raises(FramingError, match="unfinished"):
+        reassembler.add(piece(0, 2, transaction=5000), 0.0, OTHER)
+    assert reassembler.add(second, 0.0, 2) is None
+    done = reassembler.add(third, 0.0, 2)
+    assert done is not None
+    assert done[1] == bytes(2500)
+
+
+def test_what_one_neighbour_brings_is_bounded_whatever_names_it_writes() -> None:
+    reassembler = Reassembler()
+
+    def taken(packets: Iterable[common_pb2.RpcPacket], neighbour: int) -> int:
+        """How many, until one is refused."""
+        for number, packet in enumerate(packets):
+            try:
+                reassembler.add(packet, 0.0, neighbour)
+            except FramingError:
+                return number
+        raise AssertionError("all were taken")
+
+    assert taken((piece(0, 2, peer=peer) for peer in range(1, MAX_TOTAL_CALLS)), OTHER) == MAX_NEIGHBOUR_CALLS
+    assert reassembler.add(piece(0, 2, peer=7), 0.0, 7) is None
+    large = (piece(index, MAX_PIECES, bytes(1900), peer=peer) for peer in range(20_000, 20_050) for index in range(1, 400))
+    assert taken(large, FAR) * 1900 < MAX_NEIGHBOUR_BYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 
 import anyio
 import pytest
@@ -16,6 +17,7 @@ from easytier_host.packet import PacketType
 from easytier_host.pb import common_pb2, error_pb2, peer_rpc_pb2
 from easytier_host.rpc import peer as rpc_module
 from easytier_host.rpc.peer import PeerRpc, RpcError, RpcTimeoutError, ServiceError, ServiceNotOfferedError
+from tests.unit.host.helpers import OTHER, FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +32,7 @@ class Net:
         self.metrics = {A: Metrics(), B: Metrics()}
         self.sent: list[tuple[int, int, int, bytes]] = []
         self.filter: Callable[[list[bytes]], list[bytes]] = lambda payloads: payloads
-        self.nodes = {me: PeerRpc(me, "lab", partial(self.carry, me), self.metrics[me], 100) for me in (A, B)}
+        self.nodes = {me: PeerRpc(me, "lab", partial(self.carry, me), self.metrics[me], count(100).__next__) for me in (A, B)}
 
     def carry(self, source: int, target: int, kind: int, payloads: list[bytes]) -> None:
         self.sent += [(source, target, kind, payload) for payload in payloads]
@@ -291,3 +293,30 @@ def test_any_bytes_are_survived(payload: bytes, kind: int) -> None:
     mutated = packet(body=payload, piece_idx=0).SerializeToString()
     net.nodes[B].receive(A, kind, mutated, 0.0)
     assert net.nodes[B]._reassembler.unfinished <= 1
+
+
+def test_a_neighbour_that_costs_too_much_goes_unheard() -> None:
+    """OTHER asks in many names; each answer takes a tenth of a second."""
+    clock = FakeClock()
+    net = Net()
+
+    def slow(_peer: int, _content: bytes) -> Message:
+        clock.advance(0.1)
+        return Reply()
+
+    node = PeerRpc(B, "lab", lambda *_: None, net.metrics[B], count(1).__next__, clock=clock)
+    node.offer("S", {1: slow})
+    for name in range(1, 30):
+        node.receive(name, PacketType.RPC_REQ, packet(from_peer=name).SerializeToString(), clock.now, OTHER)
+    served = net.metrics[B].rpc_requests_served
+    assert served == 6
+    assert net.metrics[B].dropped_rpc == 29 - served
+    node.receive(A, PacketType.RPC_REQ, packet().SerializeToString(), clock.now, A)
+    assert net.metrics[B].rpc_requests_served == served + 1
+
+
+def test_a_request_with_long_names_gets_no_long_answer() -> None:
+    net = serving(echo)
+    descriptor = common_pb2.RpcDescriptor(domain_name="lab", proto_name="S", service_name="s" * 600, method_index=1)
+    net.nodes[B].receive(A, PacketType.RPC_REQ, packet(descriptor=descriptor).SerializeToString(), 0.0)
+    assert (net.sent, net.metrics[B].dropped_rpc) == ([], 1)

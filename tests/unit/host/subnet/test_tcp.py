@@ -133,7 +133,7 @@ class Bench:
         outbound = Outbound(ME, peers, self.metrics, None, None, mtu=1360, latency_first=False)
         records = [record(PEER, "10.144.0.2/24", "10.50.0.0/16")]
         outbound.lookup = Lookup(records, {PEER: Path(PEER, 1, 5)}, IPv4Interface("10.144.0.1/24"))
-        clock = FakeClock()
+        clock = self.clock = FakeClock()
         self.gate = FlowGate(
             FlowTable(max_flows=max_flows),
             self.hooks,  # type: ignore[arg-type]
@@ -365,6 +365,32 @@ async def test_with_too_many_held_the_next_are_dropped(monkeypatch: pytest.Monke
         b.release.set()
         await until(lambda: len(b.stack.sources) == 3)
         b.take(segment(port=9))
+        await until(lambda: len(b.stack.sources) == 4)
+
+
+async def test_one_peer_holds_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp_module, "MAX_HELD_PER_PEER", 2)
+    async with bench() as b:
+        b.release = anyio.Event()
+        for port in range(1, 6):
+            b.take(segment(port=port))
+        await until(lambda: len(b.dialled) == 2)
+        assert (len(b.events(Failed)), b.metrics.dropped_subnet) == (3, 3)
+        b.release.set()
+        await until(lambda: len(b.stack.sources) == 2)
+        b.take(segment(port=9))
+        await until(lambda: len(b.stack.sources) == 3)
+
+
+async def test_one_peer_begins_no_more_in_a_second_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp_module, "SYN_BURST", 3.0)
+    async with bench() as b:
+        for port in range(1, 6):
+            b.take(segment(port=port))
+        await until(lambda: len(b.stack.sources) == 3)
+        assert b.metrics.dropped_subnet == 2
+        b.clock.advance(1)
+        b.take(segment(port=5))
         await until(lambda: len(b.stack.sources) == 4)
 
 
