@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 from easytier_kcp_plugin.kcp import arq, ikcp
 from easytier_kcp_plugin.kcp.arq.path import ArqPath
 from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.engine import Path, PathFactory
 from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Established, Incoming, PeerFinished
+from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS
 from easytier_kcp_plugin.kcp.session import Session
 from tests.simulation.storm import Below, Flow, Reader, Storm, Tight, Way
 from tests.unit.kcp.network import ACCEPTOR, OPENER, request
@@ -27,11 +28,29 @@ LAST_CALL: Final = 120.0
 """Seconds after which applications that have kept a flow open end it."""
 DRAIN: Final = 400.0
 """Seconds after which nothing may be left; the longest wait of a session is 60."""
+PACKETS_A_SEGMENT: Final = 15
+PACKETS_A_SECOND: Final = 20
+FAULTS: Final = (
+    "hole",
+    "hole",
+    "long hole",
+    "weather",
+    "weather",
+    "narrow",
+    "congestion",
+    "freeze",
+    "freeze",
+    "long freeze",
+    "restart",
+    "vanish",
+)
 FIRST_PORT: Final = 50_000
 _BLOCK: Final = random.Random(99).randbytes(65_521)
-_FATAL: Final = frozenset(("restart", "vanish", "corrupt", "long hole"))
-_HARD: Final = frozenset(("hole", "loss 0.3", "loss 0.2", "burst", "congestion", "rate 20000", "narrow"))
+_FATAL: Final = frozenset(("restart", "vanish", "corrupt", "long hole", "long freeze"))
+_HARD: Final = frozenset(("hole", "freeze", "loss 0.3", "loss 0.2", "burst", "congestion", "rate 20000", "narrow"))
 """Where ten seconds may be too few for an opening."""
+_MILD: Final = frozenset(("reorder", "loss 0.01", "loss 0.05", "loss 0.1", "rate 200000", "rate 2000000"))
+"""Where a model of stock serves every flow in the end."""
 
 
 def content(stream: int, size: int) -> bytes:
@@ -73,9 +92,9 @@ class Scenario:
 
     # The network.
 
-    def _weather(self) -> dict[str, float]:
+    def _weather(self) -> dict[str, Any]:
         chance = self.chance
-        weather: dict[str, float] = {"delay": chance.choice((0.0005, 0.005, 0.02, 0.02, 0.1, 0.3))}
+        weather: dict[str, Any] = {"delay": chance.choice((0.0005, 0.005, 0.02, 0.02, 0.1, 0.3))}
         if chance.random() < 0.4:
             weather["jitter"] = weather["delay"] * chance.choice((0.2, 0.5, 1.0))
             self.faults.add("reorder")
@@ -109,9 +128,9 @@ class Scenario:
         chance = self.chance
         # Most flows are over soon: most faults come early.
         begins = chance.choice((0.2, 2.0, 10.0, 60.0)) * chance.random()
-        kind = chance.choice(("hole", "hole", "weather", "weather", "narrow", "congestion", "restart", "vanish", "long hole"))
+        kind = chance.choice(FAULTS)
         who = chance.choice((OPENER, ACCEPTOR))
-        if self._has_stock and kind in ("restart", "vanish"):
+        if self._has_stock and kind in ("freeze", "long freeze", "restart", "vanish"):
             return
         self.faults.add(kind)
         match kind:
@@ -129,6 +148,10 @@ class Scenario:
                 other = ACCEPTOR if who == OPENER else OPENER
                 self.storm.at(begins, lambda: self.storm.congested.update({who: (other,)}))
                 self.storm.at(begins + chance.choice((0.05, 1.0, 8.0)), lambda: self.storm.congested.update({who: ()}))
+            case "freeze" | "long freeze":
+                seconds = chance.choice((0.3, 3.0, 20.0)) if kind == "freeze" else chance.choice((70.0, 250.0))
+                self.storm.at(begins, lambda: self.storm.freeze(who))
+                self.storm.at(begins + seconds, lambda: self.storm.thaw(who))
             case "restart":
                 self.storm.at(begins, lambda: self._restart(who))
             case _:
@@ -299,6 +322,7 @@ class Scenario:
         storm.run(DRAIN)
         assert self._all_told(), "a flow hangs"
         self._check_events()
+        self._check_effort()
         for reader in self._readers:
             if not reader.lost:
                 self._check_flow(reader)
@@ -327,6 +351,9 @@ class Scenario:
         if reader.reason is CloseReason.FINISHED and not reader.given_up:
             assert reader.eof, f"{reader.session} finished without an end of stream"
             assert reader.written == len(reader.outgoing)
+        if self.pair == "arq-stock" and not (self.faults - _MILD or reader.flow.cut):
+            # Whoever opens ends last, and stock's own ends are not looked at.
+            assert reader.incoming == reader.expected, f"{reader.session}: {len(reader.incoming)} of {len(reader.expected)}"
         if not (self.faults & _FATAL or self._has_stock or reader.flow.cut):
             assert reader.reason in self._acceptable(reader), f"{reader.session}: {reader.reason}"
 
@@ -350,6 +377,12 @@ class Scenario:
             # One of several attempts, or a SYN that came late, of which the opener wants nothing.
             acceptable |= {CloseReason.NO_ANSWER, CloseReason.RESET, CloseReason.SUPERSEDED}
         return acceptable
+
+    def _check_effort(self) -> None:
+        """No storm: so many packets for each segment, for each second and for each flow, repetitions and acknowledgements."""
+        segments = sum((len(flow.upload) + len(flow.download)) // STOCK_MSS + 2 for flow in self._flows.values())
+        allowed = PACKETS_A_SEGMENT * segments * (1 + len(self._retired)) + PACKETS_A_SECOND * LAST_CALL
+        assert self.storm.sent.total() <= allowed, f"{self.storm.sent.total()} packets for {segments} segments"
 
     def _check_rest(self) -> None:
         for end in self.storm.ends.values():

@@ -18,7 +18,7 @@ from easytier_kcp_plugin.kcp.arq.memory import WindowMemory
 from easytier_kcp_plugin.kcp.arq.path import ArqPath
 from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.engine import Engine
-from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Network
+from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, End, Network
 
 LATEST: Final = 30.0
 """Seconds by which a late copy may come late."""
@@ -184,10 +184,11 @@ class Storm(Network):
         self.sent: Counter[int] = Counter()
         """Packets, by sender."""
         self._grain = grain
-        self._actions: list[tuple[float, int, Callable[[], None]]] = []
+        self._frozen: dict[int, End] = {}
+        self._actions: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
 
-    def at(self, seconds: float, action: Callable[[], None]) -> None:
+    def at(self, seconds: float, action: Callable[[], object]) -> None:
         """Have something done so many seconds from now."""
         heapq.heappush(self._actions, (self.now + seconds, next(self._numbers), action))
 
@@ -196,6 +197,20 @@ class Storm(Network):
         endpoint = self.ends.get(application.peer)
         if isinstance(endpoint, Endpoint) and not application.lost:
             application.run(endpoint, self.now)
+
+    def freeze(self, peer_id: int) -> None:
+        """An end that gets no processor time, or whose machine sleeps: what comes meanwhile is lost."""
+        if peer_id in self.ends:
+            self._frozen[peer_id] = self.ends.pop(peer_id)
+
+    def thaw(self, peer_id: int) -> None:
+        """It goes on, much later by its clock."""
+        if peer_id in self._frozen:
+            self.ends[peer_id] = self._frozen.pop(peer_id)
+            for application in list(self.applications.values()):
+                assert isinstance(application, Reader)
+                if application.peer == peer_id:
+                    self.poke(application)
 
     def rest(self) -> float:
         """When an end would do something by itself, after nothing has come for long; infinite if never."""

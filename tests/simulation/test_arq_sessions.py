@@ -62,6 +62,23 @@ def test_a_request_to_stock_and_its_answer(loss: float) -> None:
     assert application.incoming == RESPONSE
 
 
+@pytest.mark.parametrize("duplicate", [0.0, 1.0])
+def test_a_slow_reader_of_stock_is_asked_for_its_window_now_and_then(duplicate: float) -> None:
+    """Each answer that is no news must not draw a question: with copies they would multiply without end."""
+    network = Network(Link(delay=0.0005, duplicate=duplicate))
+    stock = Stock(ACCEPTOR, OPENER, opener=False, read_bytes_per_second=20_000)
+    network.ends[ACCEPTOR] = stock
+    client = network.connect(bytes(100_000))
+    network.run(4.0)
+    sent = len(network.log)
+    assert client.finished
+    network.run(0.9)
+    assert len(network.log) - sent < 60
+    network.run(30.0, network.settled)
+    assert len(stock.dialled[0].received) == 100_000
+    assert client.reason is CloseReason.FINISHED
+
+
 def test_many_short_flows_over_one_path() -> None:
     network = Network(Link(loss=0.05))
     network.serve = lambda event: Application(event.session, b"short")
