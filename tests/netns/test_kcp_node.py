@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,9 +61,9 @@ def tap(namespace: Namespace, device: str, *words: bytes) -> Callable[[], dict[s
 @pytest.mark.parametrize(("destination", "algorithm"), [("ours", "aes-gcm"), ("stock", "aes-gcm"), ("ours", "off")])
 def test_what_is_said_is_not_seen_on_the_wire(destination: str, algorithm: str) -> None:
     """From the first handshake on, with the RPC about routes, to the bytes of a flow."""
-    both = {"network_name": NETWORK, "network_secret": SECRET, "algorithm": algorithm}
+    both: dict[str, Any] = {"network_name": NETWORK, "network_secret": SECRET, "algorithm": algorithm}
     digest = network_digest(NETWORK, SECRET)
-    named = [{"hostname": host} for host in HOSTS]
+    named: list[dict[str, object]] = [{"hostname": host} for host in HOSTS]
     with kcp_pair("ours", destination, source_more=named[0], destination_more=named[1], **both) as nodes:
         nodes.source.stop()
         wire = tap(nodes.destination.namespace, "link0", *map(str.encode, (CANARY, *HOSTS, NETWORK, SECRET)), digest)

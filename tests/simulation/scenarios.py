@@ -367,6 +367,9 @@ class Scenario:
         served = any(other.incoming or other.reason is CloseReason.FINISHED for other in accepted)
         if reader.peer == OPENER and self.faults & _HARD and not reader.incoming and not served:
             acceptable |= {CloseReason.NO_ANSWER, CloseReason.DESTINATION_SILENT, CloseReason.RESET}
+        if self.faults & {"hole", "freeze"} and reader.incoming == reader.expected:
+            # The other end has lingered for its 15 s, and its end of stream was lost.
+            acceptable.add(CloseReason.RESET)
         if "loss 0.3" in self.faults:
             # Of an idle flow seven PINGs in a row go unanswered now and then.
             acceptable |= {CloseReason.SILENT, CloseReason.RESET}

@@ -27,7 +27,7 @@ import pytest
 from tests.simulation.scenarios import Scenario
 
 FIRST = int(os.environ.get("ET_SCENARIO_FIRST", "0"))
-COUNT = int(os.environ.get("ET_SCENARIOS", "400"))
+COUNT = int(os.environ.get("ET_SCENARIOS", "300"))
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + COUNT))
