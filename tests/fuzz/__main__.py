@@ -23,7 +23,7 @@ from tests.fuzz.targets import TARGETS, corpus
 SLOW = 5
 """Seconds for one input, which are a finding."""
 KEPT_BYTES = 400
-KEPT_INPUTS = 40
+KEPT_INPUTS = 12
 
 
 def main() -> int:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -27,8 +28,10 @@ from tests.netns.requirements import INTEROP
 from tests.netns.tcp_games import finish, games
 from tests.netns.topology import Topology, wait_for
 
+logger = logging.getLogger(__name__)
+
 SECONDS: Final = float(os.environ.get("ET_SOAK_SECONDS", "40"))
-AT_ONCE: Final = 6
+AT_ONCE: Final = int(os.environ.get("ET_SOAK_AT_ONCE", "6"))
 """Games of each of the three directions."""
 LINE: Final = LinkOptions(delay=0.01, jitter=0.004, loss=0.03)
 METRICS_PORT: Final = 9188
@@ -124,6 +127,7 @@ def test_what_nodes_hold_stays_level_and_goes_with_the_flows() -> None:
         assert errors == []
         assert flows > SECONDS
         for each, holdings in zip(ours, held, strict=True):
+            logger.info("%r: %d flows played in all; %s ... %s", each, flows, holdings[len(holdings) // 4], holdings[-1])
             resident = [holding.resident for holding in holdings]
             assert_level(f"memory of {each!r}", resident, MAY_GROW_BYTES + MAY_GROW_SHARE * resident[len(resident) // 4])
             for what, values in (("files", [h.files for h in holdings]), ("tasks", [h.tasks for h in holdings])):

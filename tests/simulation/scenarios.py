@@ -209,7 +209,7 @@ class Scenario:
                 self._plan_flow(100 * len(self._retired) + number)
 
     def _remove(self, peer_id: int) -> bool:
-        end = self.storm.ends.pop(peer_id, None)
+        end = self.storm.remove(peer_id)
         if isinstance(end, Endpoint):
             self._retired.append(end)
         for reader in self._readers:

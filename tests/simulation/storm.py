@@ -212,6 +212,10 @@ class Storm(Network):
                 if application.peer == peer_id:
                     self.poke(application)
 
+    def remove(self, peer_id: int) -> End | None:
+        """An end that is gone for good, frozen or not."""
+        return self.ends.pop(peer_id, None) or self._frozen.pop(peer_id, None)
+
     def rest(self) -> float:
         """When an end would do something by itself, after nothing has come for long; infinite if never."""
         return min((self._deadlines[peer_id] for peer_id in self.ends), default=math.inf)
