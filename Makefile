@@ -21,12 +21,15 @@ TEST_ORDER := unit plugins docs simulation attack fuzz interop netns
 TEST_DIRS = $(wildcard $(TEST_ORDER:%=tests/%))
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ROUNDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system-deps check unit native-test test demo bench dist docs format clean
+.PHONY: help venv system-deps check unit native-test test fuzz soak demo bench dist docs format clean
 
 help:
 	@echo 'make test         lint, types, import contracts and all tests'
+	@echo 'make fuzz         fuzz every parser and state machine (SECONDS=60 for each; TARGETS=... chooses)'
+	@echo 'make soak         let flows come and go for long and see that nothing grows (root; SECONDS=3600)'
 	@echo 'make demo         see it work'
 	@echo 'make bench        measure it beside stock and plain TCP (root; an hour; BENCH_ARGS=... chooses)'
 	@echo 'make check        lint, types and import contracts'
@@ -96,6 +99,22 @@ unit: $(STAMP)
 
 test: system-deps check native-test
 	$(BIN)/python -m pytest $(TEST_DIRS) $(filter-out $(TEST_DIRS),$(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))) $(PYTEST_ARGS)
+
+fuzz: $(STAMP)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	    PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[test,fuzz]' || \
+	    echo 'make: atheris cannot be installed; fuzzing blindly' >&2
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
+	@if $(NATIVE_IS_BUILT); then cd native && FUZZ_ROUNDS=$(FUZZ_ROUNDS) cargo test --quiet --locked --workspace --no-default-features --test hostile; fi
+	@# Led by coverage where there is cargo-fuzz.
+	@if $(NATIVE_IS_BUILT) && cargo +nightly fuzz --version >/dev/null 2>&1; then \
+	    cd native && for target in frames runs stack; do \
+	        cargo +nightly fuzz run $$target -- -max_total_time=$(or $(SECONDS),60) -print_final_stats=1 || exit 1; \
+	    done; \
+	fi
+
+soak: system-deps $(STAMP)
+	ET_SOAK_SECONDS=$(or $(SECONDS),3600) $(BIN)/python -m pytest tests/netns/test_soak.py $(PYTEST_ARGS)
 
 demo: system-deps $(STAMP)
 	@$(BIN)/python -m bench.demo

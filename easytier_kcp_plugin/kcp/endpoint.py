@@ -325,9 +325,9 @@ class Endpoint:
                 session.scheduled = math.inf
                 session.tick(now)
                 self._touched[session] = None
-        # The handshakes end by themselves; what stays is an established loser of a stock opener.
+        # The handshakes end by themselves; what stays is an established loser of a stock opener.  (The sum is the deadline's.)
         for session, since in list(itertools.islice(self._half_open.items(), RST_BURST)):
-            if now - since < SHADOW_LIFE:
+            if now < since + SHADOW_LIFE:
                 break
             session.reset(CloseReason.SUPERSEDED, now)
             self._touched[session] = None

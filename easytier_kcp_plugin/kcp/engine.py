@@ -141,6 +141,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def alive_at(self) -> float:
+        """The same, or when the peer last said that its window is shut: its reader may sleep for as long as it likes."""
+        ...
+
+    @property
     def statistics(self) -> EngineStatistics:
         """As of now."""
         ...

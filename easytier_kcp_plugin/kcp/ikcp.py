@@ -7,6 +7,7 @@ install if it is missing.  How its traps are avoided is in docs/kcp.md, The engi
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ QUIET_INTERVAL: Final = 0.05
 _INTERVAL: Final = INTERVAL_MS / 1000
 ASK_MIN: Final = 0.2
 ASK_MAX: Final = 2.0
+ASK_GAP: Final = 0.02
 _MAX_RTT_MS: Final = 60_000
 TELL_AGAIN: Final = (0.02, 0.06)
 """Seconds after which a window that has opened again is told once more."""
@@ -135,9 +137,11 @@ class IkcpEngine:
         self._newest_sn = -1
         self._heard = self._got_payload = self._closed = False
         self._heard_at = self._progress_at = now
+        self._shut_at = -math.inf
         self._emptied_at: float | None = now
         self._ask_at: float | None = None
         self._ask_wait = ASK_MIN
+        self._asked_at, self._ask_gap = -math.inf, 0.0
         self._tell_at: list[float] = []
         self._sent = self._received = self._rejected = 0
 
@@ -176,6 +180,10 @@ class IkcpEngine:
     @property
     def progress_at(self) -> float:
         return self._progress_at
+
+    @property
+    def alive_at(self) -> float:
+        return max(self._progress_at, self._shut_at)
 
     @property
     def statistics(self) -> EngineStatistics:
@@ -252,7 +260,7 @@ class IkcpEngine:
     def ask(self, now: float, *, again: bool = False) -> None:
         if (again or self._ask_at is None) and not self._closed:
             self._ask_wait = ASK_MIN if self._path.rtt is None else min(max(2 * self._path.rtt, ASK_MIN), ASK_MAX)
-            self._ask_at = now
+            self._ask_at = now if again else max(now, self._asked_at + self._ask_gap)
             self._path.activate(self)
 
     def flush(self, now: float) -> tuple[list[bytes], float | None]:
@@ -271,7 +279,9 @@ class IkcpEngine:
             self.ask(now)
         if self._ask_at is not None and now >= self._ask_at:
             self._out.append(self._signal(Command.WASK))
-            self._ask_at = now + self._ask_wait
+            self._asked_at, self._ask_at = now, now + self._ask_wait
+            # One that had an answer which was no news waits as well: see arq/engine.py, ASK_GAP.
+            self._ask_gap = min(max(1.5 * self._ask_gap, self._path.rtt or 0.0, ASK_GAP), ASK_MAX)
             self._ask_wait = min(self._ask_wait * 1.5, ASK_MAX)
         if self._tell_at and now >= self._tell_at[0]:
             self._tell_at.pop(0)
@@ -321,7 +331,9 @@ class IkcpEngine:
         self._full_window = max(self._full_window, last.wnd)
         if ahead > 0:
             self._una += ahead
-            self._progress_at = now
+            self._progress_at, self._ask_gap = now, 0.0
+        elif not last.wnd:
+            self._shut_at = now
         # The largest value seen is no measure by itself: a reader that was slow from the start never showed its whole window.
         emptied = self.drained and ahead >= 0 and last.wnd == self._full_window
         if not emptied:

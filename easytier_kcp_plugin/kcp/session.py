@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from easytier_kcp_plugin.kcp.acceptance import Acceptance, Doubt
@@ -50,7 +51,8 @@ DOUBT_AFTER: Final = 1.0
 HELD_BODY: Final = b"held"
 """Of a PING with which an acceptor of our kind says that it has the SYN, and is still reaching the destination."""
 PING_BODY: Final = b"?"
-"""Comes back in the answer, and so tells it from answers to the handshake's PINGs."""
+"""Comes back in the answer, and so tells it from answers to the handshake's PINGs.  An acceptor that knows the opener to be of
+its kind appends its offer: the SYN|ACK that had it may have been lost."""
 HALF_CLOSED_PING_AFTER: Final = 30.0
 SILENCE: Final = 60.0
 STALL: Final = 60.0
@@ -241,8 +243,10 @@ class Session:
             self._receive_held(conv, kind)
             return
         before, pinged, since = handshake.state, handshake.pinged, handshake.since
-        if kind is Input.PONG and self._pong_due and body == PING_BODY:
+        if kind is Input.PONG and self._pong_due and body.startswith(PING_BODY):
             self._pong_due = False
+            if self.peer_offer is None and conv == self.conv:
+                self._learn_offer(body[len(PING_BODY) :])
             self.path.sample_rtt(now - self._pinged_at)
             if self._acceptance is not None:
                 self._acceptance.pong(now)
@@ -264,8 +268,7 @@ class Session:
                 self.path.sample_rtt(now - since)
             self._moved(conv, before, handshake.state, now)
         if kind is Input.SYN_ACK and conv == self.conv and self.peer_offer is None:
-            self.peer_offer = _offer_in(body)
-            self._meet()
+            self._learn_offer(body)
         if body and flags & _DATA_OR_PING == _DATA and conv == self.conv and self._engine is not None:
             self._take_bodies(self._engine, (body,), now)
 
@@ -328,13 +331,13 @@ class Session:
             if self.conv is not None:
                 times += (self._heard_at + SILENCE, self._ping_time(), self._finish_time(now))
                 if self._engine is not None and self._engine.in_flight:
-                    times.append(self._engine.progress_at + STALL)
+                    times.append(self._engine.alive_at + STALL)
         return min(times, default=math.inf)
 
     def _overdue(self, now: float) -> CloseReason | None:
         if now >= self._heard_at + SILENCE:
             return CloseReason.SILENT
-        if self._engine is not None and self._engine.in_flight and now >= self._engine.progress_at + STALL:
+        if self._engine is not None and self._engine.in_flight and now >= self._engine.alive_at + STALL:
             return CloseReason.STALLED
         return CloseReason.ABORTED if now >= self._closed_at + CLOSE_LIMIT else None
 
@@ -396,6 +399,12 @@ class Session:
         if not self.was_established:
             self.was_established = True
             self._host.emit(Established(self))
+
+    def _learn_offer(self, body: bytes) -> None:
+        """Of an acceptor; a newer stock might one day put something of its own there."""
+        with suppress(ValueError):
+            self.peer_offer = ConnData.decode(body).offer
+        self._meet()
 
     def _meet(self) -> None:
         if self._engine is not None and self.peer_offer is not None:
@@ -544,6 +553,8 @@ class Session:
                 body = ConnData(None, None, self.path.offer).encode()
             elif flags == PONG:
                 body = echo
+                if echo == PING_BODY and self.role is Role.DESTINATION and self.peer_offer is not None:
+                    body += ConnData(None, None, self.path.offer).encode()
             self._host.send(self, conv, flags, body)
 
     def _drop(self, conv: int) -> None:
@@ -559,8 +570,11 @@ class Session:
 
     def _is_lost_fin(self, conv: int, body: bytes, now: float) -> bool:
         """Whether an RST means that a stock peer has sent its FIN: only then, with all its bytes acknowledged, does it answer a
-        PING with RST.  After a long silence it may have forgotten the conversation instead."""
+        PING with RST.  After a long silence it may have forgotten the conversation instead; and if it never acknowledged what
+        was sent, it was not this conversation that it chose."""
         if conv != self.conv or self.peer_offer is not None or now >= self._heard_at + SILENCE / 2:
+            return False
+        if self._engine is not None and not (self._engine.heard or self._engine.drained):
             return False
         answers = asks_for_size(body) or (self._pong_due and body == PING_BODY)
         return self.state is State.LOCAL_CLOSED or (self.state is State.ESTABLISHED and answers)
@@ -584,11 +598,3 @@ class Session:
     def __str__(self) -> str:
         conv = "-" if self.conv is None else f"{self.conv:08x}"
         return f"KCP {self.role.name.lower()} session {conv} with peer {self.peer_id}"
-
-
-def _offer_in(body: bytes) -> Offer | None:
-    """A newer stock might one day put something of its own there."""
-    try:
-        return ConnData.decode(body).offer
-    except ValueError:
-        return None

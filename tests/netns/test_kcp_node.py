@@ -5,58 +5,86 @@ n1 source 10.99.0.1 ==50 ms there and back== 10.99.0.2 n2 destination 10.77.0.1 
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from easytier_host.crypto import network_digest
 from tests.interop.kcp_scenes import STACKS, KcpPair, endings, kcp_options, kcp_pair, transports
-from tests.interop.scenes import PORT, listener, options_for
+from tests.interop.scenes import PORT, listener, options_for, wait_joined
 from tests.netns.nodes import OurNode
 from tests.netns.requirements import NETNS
 from tests.netns.tcp_games import finish, games
-from tests.netns.topology import LoggedProcess, Namespace, Topology, wait_for
+from tests.netns.topology import Namespace, Topology, wait_for
 from tests.netns.traffic import iperf_udp
 
 pytestmark = NETNS
 
 CANARY = "the-yellow-bird-in-the-mine"
+HOSTS = ("canary-laptop", "canary-phone")
+NETWORK, SECRET = "canary-network", "canary-secret"
 PROJECT = Path(__file__).parents[2]
 
 _LISTENER = """
-import socket, sys
+import json, socket, sys
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
 wire.bind((sys.argv[1], 0))
-packets = seen = 0
+words = {word: bytes.fromhex(word) for word in sys.argv[2:]}
+counts = dict.fromkeys(["packets", *words], 0)
 print("listening", flush=True)
 while True:
     packet = wire.recv(65536)
-    packets += 1
-    if sys.argv[2].encode() in packet:
-        seen += 1
-    print(packets, seen, flush=True)
+    counts["packets"] += 1
+    for word, data in words.items():
+        counts[word] += data in packet
+    print(json.dumps(counts), flush=True)
 """
 
 
-def tap(namespace: Namespace, device: str, word: str) -> LoggedProcess:
-    """Count the packets of a device, and those that hold `word` in clear."""
-    process = namespace.spawn(sys.executable, "-c", _LISTENER, device, word, label="tap")
+def tap(namespace: Namespace, device: str, *words: bytes) -> Callable[[], dict[str, int]]:
+    """Count the packets of a device, and those that hold each of `words` in clear."""
+    process = namespace.spawn(sys.executable, "-c", _LISTENER, device, *(word.hex() for word in words), label="tap")
     wait_for(lambda: "listening" in process.log(), "the tap is open")
-    return process
+
+    def counts() -> dict[str, int]:
+        last = wait_for(lambda: process.log().split("\n")[1:-1], "packets on the wire")[-1]
+        return {bytes.fromhex(word).decode("latin-1") if word != "packets" else word: n for word, n in json.loads(last).items()}
+
+    return counts
 
 
-@pytest.mark.parametrize("algorithm", ["aes-gcm", "off"])
-def test_what_a_flow_says_is_not_seen_on_the_wire(algorithm: str) -> None:
-    with kcp_pair("ours", "ours", algorithm=algorithm) as nodes, nodes.games() as played:
-        wire = tap(nodes.destination.namespace, "link0", CANARY)
-        played.play("secret", canary=CANARY, repeat=20)
+@pytest.mark.parametrize(("destination", "algorithm"), [("ours", "aes-gcm"), ("stock", "aes-gcm"), ("ours", "off")])
+def test_what_is_said_is_not_seen_on_the_wire(destination: str, algorithm: str) -> None:
+    """From the first handshake on, with the RPC about routes, to the bytes of a flow."""
+    both: dict[str, Any] = {"network_name": NETWORK, "network_secret": SECRET, "algorithm": algorithm}
+    digest = network_digest(NETWORK, SECRET)
+    named: list[dict[str, object]] = [{"hostname": host} for host in HOSTS]
+    with kcp_pair("ours", destination, source_more=named[0], destination_more=named[1], **both) as nodes:
+        nodes.source.stop()
+        wire = tap(nodes.destination.namespace, "link0", *map(str.encode, (CANARY, *HOSTS, NETWORK, SECRET)), digest)
+        nodes.source.start()
+        wait_joined((nodes.source, nodes.destination))
+        with nodes.games() as played:
+            played.play("secret", canary=CANARY, repeat=20)
         assert len(transports(nodes.source, "kcp")) == 1
-        packets, seen = map(int, wait_for(lambda: wire.log().split("\n")[1:-1], "packets on the wire")[-1].split())
-        assert packets > 40
-        # Without encryption it has to show, or this test sees nothing.
-        assert (seen >= 40) if algorithm == "off" else (seen == 0)
+        seen = wire()
+    assert seen["packets"] > 60
+    assert seen[SECRET] == 0
+    # Stock's handshake: docs/security.md, What a listener sees.
+    assert seen[NETWORK] > 0
+    assert seen[digest.decode("latin-1")] > 0
+    if algorithm == "off":
+        # Without encryption they have to show, or this test sees nothing.
+        assert seen[CANARY] >= 40
+        assert seen[HOSTS[0]] > 0
+        assert seen[HOSTS[1]] > 0
+    else:
+        assert [seen[word] for word in (CANARY, *HOSTS)] == [0, 0, 0]
 
 
 @pytest.fixture

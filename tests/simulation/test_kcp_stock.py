@@ -254,6 +254,25 @@ def test_a_lost_fin_hangs_nobody(sender: int) -> None:
     assert application.reason is CloseReason.FINISHED
 
 
+def test_an_opener_that_has_dropped_the_conversation_did_not_end_it() -> None:
+    """It answers PINGs with RST, as after a FIN of its own that was lost; but it has acknowledged nothing."""
+    stock = opener()
+    network = with_stock_opener(stock)
+    network.serve = lambda event: Application(event.session, RESPONSE)
+    stock.hedge(request().encode(), network.now, times=1)
+
+    def forget(packet: Packet) -> bool:
+        if packet[2][HEADER_SIZE - 2] == ACK_DATA and stock.conversations:
+            stock._end(next(iter(stock.conversations.values())))
+        return True
+
+    network.filter = forget
+    network.run(20.0, lambda: bool(network.applications) and network.settled())
+    (application,) = network.applications.values()
+    assert application.reason is CloseReason.RESET
+    assert not application.eof
+
+
 def incoming(network: Network) -> list[Incoming]:
     return [event for event in network.events[ACCEPTOR] if isinstance(event, Incoming)]
 

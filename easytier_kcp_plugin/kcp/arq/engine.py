@@ -32,6 +32,9 @@ WINDOW: Final = 1024
 # Ours.  Times in seconds.
 ASK_MIN: Final = 0.2
 ASK_MAX: Final = 2.0
+ASK_GAP: Final = 0.02
+"""At least, and a round trip, between two that had an answer, and half as long again with each: an answer that is no news must
+not draw the next question at once, for where the network makes copies both would multiply."""
 TELL_AGAIN: Final = (0.02, 0.06)
 """After a window that was shut has opened: it is told at once, and then once more after each of these."""
 TELL_SHARE: Final = 8
@@ -66,7 +69,9 @@ class ArqEngine:
 
     __slots__ = (
         "_ask_at",
+        "_ask_gap",
         "_ask_wait",
+        "_asked_at",
         "_closed",
         "_conv",
         "_emptied_at",
@@ -81,6 +86,7 @@ class ArqEngine:
         "_received",
         "_rejected",
         "_sent",
+        "_shut_at",
         "_tell_at",
         "_told_at",
         "_told_edge",
@@ -111,9 +117,11 @@ class ArqEngine:
         self._tell_at: list[float] = []
         self._heard = self._got_payload = self._closed = False
         self._progress_at = now
+        self._shut_at = -math.inf
         self._emptied_at: float | None = now
         self._ask_at = math.inf
         self._ask_wait = ASK_MIN
+        self._asked_at, self._ask_gap = -math.inf, 0.0
         self._sent = self._received = self._rejected = 0
 
     # The face.
@@ -162,6 +170,11 @@ class ArqEngine:
     def progress_at(self) -> float:
         """When the peer last acknowledged something new, or when a flight began."""
         return self._progress_at
+
+    @property
+    def alive_at(self) -> float:
+        """The same, or when the peer last said that its window is shut."""
+        return max(self._progress_at, self._shut_at)
 
     @property
     def statistics(self) -> EngineStatistics:
@@ -241,10 +254,14 @@ class ArqEngine:
             self._got_payload = True
             for sn, ts, start, end in pushes:
                 self.receiver.push(sn, ts, datagram[start:end], now)
-        if asked:
+        if asked or self.receiver.refused:
+            # A sender that has not yet heard how small the window is would take what is dropped here for a path that is dead.
+            self.receiver.refused = False
             self._owes_window = True
         if (acks or runs or una > before) and sender.acknowledge(una, acks, runs, now):
-            self._progress_at = now
+            self._progress_at, self._ask_gap = now, 0.0
+        elif not peer_window:
+            self._shut_at = now
         if self._emptied_at is None or peer_window != sender.peer_window or self._ask_at is not math.inf:
             sender.peer_window = peer_window
             self._note_peer(now)
@@ -295,7 +312,7 @@ class ArqEngine:
         """Ask the peer for a segment (WASK) at the next pump and then at growing intervals, until one comes."""
         if (again or self._ask_at is math.inf) and not self._closed:
             self._ask_wait = min(max(2 * self._path.model.rtt.best, ASK_MIN), ASK_MAX)
-            self._ask_at = now
+            self._ask_at = now if again else max(now, self._asked_at + self._ask_gap)
             self._path.touch(self)
 
     def close(self) -> None:
@@ -330,7 +347,8 @@ class ArqEngine:
             self.ask(now)
         if self._ask_at <= now:
             self._signal(_WASK, now)
-            self._ask_at = now + self._ask_wait
+            self._asked_at, self._ask_at = now, now + self._ask_wait
+            self._ask_gap = min(max(1.5 * self._ask_gap, self._path.model.rtt.best, ASK_GAP), ASK_MAX)
             self._ask_wait = min(self._ask_wait * 1.5, ASK_MAX)
         if self._tell_at and self._tell_at[0] <= now:
             self._tell_at.pop(0)

@@ -62,6 +62,7 @@ class Receiver:
         "edge",
         "next",
         "numbered",
+        "refused",
         "space",
         "tells_runs",
     )
@@ -72,6 +73,8 @@ class Receiver:
         self.edge: WindowEdge | None = None
         """Of a sender with a clock."""
         self.duplicates = 0
+        self.refused = False
+        """Whether a PUSH has come for which there is no room; whoever has told the sender so resets it."""
         self.space = space
         self.numbered = False
         """Whether the sender is known to number its transmissions."""
@@ -104,6 +107,7 @@ class Receiver:
         following = self.next
         ahead = ((sn - following + 0x8000_0000) & _U32) - 0x8000_0000
         if ahead >= self.space.size - len(self._queue):
+            self.refused = True
             return
         if not self.numbered:
             self._tell_kinds_apart(sn, ts)

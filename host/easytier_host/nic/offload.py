@@ -190,7 +190,7 @@ def _segment(packet: bytes, transport: int, header_size: int, size: int, pseudo:
         else:
             _UINT16.pack_into(header, 4, header_size + length - 40)
         if tcp:
-            checksum = -(total + sequence + flags_now) % 65535
+            checksum = -(total + sequence + flags_now) % 65535 or 0xFFFF
             write_tcp(header, transport + 4, sequence, acknowledgement, flags_now, window, checksum)
             sequence = sequence + size & 0xFFFFFFFF
             flags_now &= ~_CWR

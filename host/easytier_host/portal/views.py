@@ -12,6 +12,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import TYPE_CHECKING, Final
 from uuid import NAMESPACE_OID, UUID, uuid5
 
+import anyio
+
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from easytier_host.peer_conn import PeerConn
 from easytier_host.route_records import PeerRecord, encode_ipv6_inet
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from easytier_host.instance import Node
 
 
-GAUGES: Final = frozenset({"node_flows", "node_neighbours", "node_peers"})
+GAUGES: Final = frozenset({"node_flows", "node_neighbours", "node_peers", "node_tasks"})
 """Metrics that go up and down."""
 
 
@@ -184,13 +186,14 @@ def metric_snapshots(node: Node) -> Iterator[portal_pb2.MetricSnapshot]:
 
 
 def gauges(node: Node) -> Iterator[portal_pb2.MetricSnapshot]:
-    """What is there now: flows by transport, neighbours, peers."""
+    """What is there now: flows by transport, neighbours, peers, and the tasks of the process."""
     labels = {"network_name": clean(node.config.network_name)}
     flows = Counter(flow.transport or "none" for flow in node.gate.table if flow.ended is None)
     for transport in sorted({"tcp", *node.gate.transports, *flows}):
         yield portal_pb2.MetricSnapshot(name="node_flows", value=flows[transport], labels={**labels, "transport": transport})
     yield portal_pb2.MetricSnapshot(name="node_neighbours", value=len({conn.peer_id for conn in node.peers()}), labels=labels)
     yield portal_pb2.MetricSnapshot(name="node_peers", value=len(node.routes()), labels=labels)
+    yield portal_pb2.MetricSnapshot(name="node_tasks", value=len(anyio.get_running_tasks()), labels=labels)
 
 
 def prometheus(snapshots: Iterable[portal_pb2.MetricSnapshot]) -> str:

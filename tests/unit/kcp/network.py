@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from easytier_kcp_plugin.kcp import ikcp
 from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.endpoint import Endpoint, Limits, Poll
+from easytier_kcp_plugin.kcp.engine import PathFactory
 from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Event, Incoming, Role
 from easytier_kcp_plugin.kcp.header import SessionHeader
 from easytier_kcp_plugin.kcp.session import Session
@@ -98,11 +99,13 @@ class End(Protocol):
 class Network:
     """The clock, the link, and the two ends.  `filter` may drop a packet by returning False."""
 
-    def __init__(self, link: Link | None = None, seed: int = 1, limits: Limits | None = None) -> None:
+    def __init__(
+        self, link: Link | None = None, seed: int = 1, limits: Limits | None = None, paths: PathFactory | None = None
+    ) -> None:
         self.link = link or Link()
         self.random = random.Random(seed)
         self.now = 100.0
-        paths = ikcp.paths()
+        paths = paths or ikcp.paths()
         self.opener = Endpoint(OPENER, paths, first_conv=0xFFFF_FFF0, limits=limits, underlay=self.link)
         self.acceptor = Endpoint(ACCEPTOR, paths, first_conv=7, limits=limits, underlay=self.link)
         self.ends: dict[int, End] = {OPENER: self.opener, ACCEPTOR: self.acceptor}
@@ -110,6 +113,8 @@ class Network:
         self.applications: dict[Session, Application] = {}
         self.serve: Callable[[Incoming], Application | None] = lambda incoming: Application(incoming.session)
         self.filter: Callable[[Packet], bool] = lambda packet: True
+        self.congested: dict[int, Collection[int]] = {OPENER: (), ACCEPTOR: ()}
+        """Peers to which an end can send nothing for the moment."""
         self.log: list[tuple[float, int, int, bytes]] = []
         """(time, sender, flags, body) of each packet before it meets the link."""
         self._flying: list[tuple[float, int, int, Packet]] = []
@@ -134,7 +139,7 @@ class Network:
             self._turn()
             if until():
                 return
-            following = min(self._flying[0][0] if self._flying else math.inf, *self._deadlines.values())
+            following = self._next_time()
             if following > end:
                 self.now = end if end < math.inf else self.now
                 return
@@ -161,11 +166,15 @@ class Network:
         """Flag bytes in the order of sending."""
         return [flags for _, who, flags, _ in self.log if who == sender]
 
+    def _next_time(self) -> float:
+        """When the next thing happens."""
+        return min(self._flying[0][0] if self._flying else math.inf, *self._deadlines.values())
+
     def _turn(self) -> None:
         """Applications and endpoints, until neither has anything to do at this moment."""
         for peer_id, endpoint in self.ends.items():
             for _ in range(1000):
-                poll = endpoint.poll(self.now)
+                poll = endpoint.poll(self.now, self.congested[peer_id])
                 for batch in poll.batches:
                     self._send(peer_id, batch.peer_id, batch.packet_type, batch.payloads)
                 self.events[peer_id] += poll.events
@@ -173,7 +182,7 @@ class Network:
                 for event in poll.events:
                     self._handle(event)
                     touched[event.session] = None
-                if not poll.events:
+                if not poll.events and poll.deadline > self.now:
                     break
                 for session in touched:
                     if session in self.applications and isinstance(endpoint, Endpoint):
@@ -181,7 +190,6 @@ class Network:
             else:
                 raise AssertionError("an endpoint does not come to rest")
             self._deadlines[peer_id] = poll.deadline
-            assert poll.deadline > self.now, "a deadline that is due already would spin"
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Incoming):

@@ -162,6 +162,7 @@ class Stock:
             self._next_round = now + 10.0
             for conv, entry in list(self.conversations.items()):
                 if entry.state == "Closed" or now - entry.heard_at >= 60.0:
+                    self._end(entry)
                     del self.conversations[conv]
                 else:
                     self._send(conv, PING)

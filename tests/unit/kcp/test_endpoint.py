@@ -234,6 +234,35 @@ def test_a_request_that_does_not_decode_or_names_no_destination_is_refused(body:
     assert endpoint.sessions == []
 
 
+@pytest.mark.parametrize("began", [0.0, 8.47, 31.559, 255.814])
+def test_at_its_deadline_a_poll_does_what_it_was_for(began: float) -> None:
+    """Whatever sums and differences of times are rounded to: a loop would spin."""
+    endpoint = Endpoint(ME, ikcp.paths(), first_conv=0, holds=True)
+    endpoint.receive(PEER, PacketType.KCP_SRC, [packet(5, SYN, ConnData(None, request().dst, Offer()).encode())], began)
+    now = endpoint.poll(began).deadline
+    for _ in range(100):
+        deadline = endpoint.poll(now).deadline
+        assert deadline > now
+        if deadline == math.inf:
+            break
+        now = deadline
+    assert endpoint.sessions == []
+
+
+def test_an_opener_that_is_known_to_be_ours_gets_our_offer_with_a_pong() -> None:
+    """Not of a PING that the handshake sends, nor if it is stock."""
+    endpoint = make()
+    ours = ConnData(request(1).src, request(1).dst, Offer())
+    give(endpoint, packet(5, SYN, ours.encode()), packet(5, ACK_DATA))
+    give(endpoint, packet(6, SYN, request(2).encode()), packet(6, ACK_DATA))
+    ((_, flags, body),) = give(endpoint, packet(5, PING, b"?"), now=1.0)
+    assert flags == PONG
+    assert body[:1] == b"?"
+    assert ConnData.decode(body[1:]).offer == Offer(window=1024)
+    for conv, sent in ((5, b""), (5, b"size"), (6, b"?")):
+        assert give(endpoint, packet(conv, PING, sent), now=1.0) == [(conv, PONG, sent)]
+
+
 def test_half_open_requests_are_limited_for_each_peer_and_in_all() -> None:
     endpoint = make(half_open_per_peer=3, half_open=5)
     answers = [flags for conv in range(10) for _, flags, _ in ask(endpoint, conv, conv + 1)]
