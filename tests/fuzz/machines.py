@@ -222,7 +222,7 @@ def sessions(data: bytes) -> None:
 def rpc(data: bytes) -> None:
     script = Script(data)
     sent: list[bytes] = []
-    peer = PeerRpc(ME, "lab", lambda _peer, _kind, packets: sent.extend(packets), Metrics(), 1)
+    peer = PeerRpc(ME, "lab", lambda _peer, _kind, packets: sent.extend(packets), Metrics(), lambda: 1)
     peer.offer("Echo", {1: lambda _peer, content: common_pb2.RpcPacket.FromString(content)})
     now = 0.0
     while script:
@@ -284,7 +284,7 @@ def _answer(script: Script) -> peer_rpc_pb2.SyncRouteInfoResponse:
 
 def peer_center(data: bytes) -> None:
     script = Script(data)
-    rpc = PeerRpc(ME, "lab", lambda _peer, _kind, _packets: None, Metrics(), 1)
+    rpc = PeerRpc(ME, "lab", lambda _peer, _kind, _packets: None, Metrics(), lambda: 1)
     now = [0.0]
     center = PeerCenter(ME, rpc, lambda: now[0], lambda: ME, dict, lambda: None)
     while script:

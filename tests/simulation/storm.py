@@ -152,8 +152,8 @@ class Tight(ArqPath):
         super().__init__(WindowMemory())
         self._cap = cap
 
-    def open(self, conv: int, receive_window: int, now: float, *, largest: int = 0) -> Engine:
-        return super().open(conv, min(receive_window, self._cap), now, largest=min(largest, self._cap))
+    def open(self, conv: int, receive_window: int, now: float, *, largest: int = 0, stream: bool = False) -> Engine:
+        return super().open(conv, min(receive_window, self._cap), now, largest=min(largest, self._cap), stream=stream)
 
 
 @dataclass
