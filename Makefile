@@ -16,9 +16,11 @@ PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 SYSTEM_COMMANDS := ip iperf3 ping nft tmux curl
 SYSTEM_PACKAGES := iproute2 iperf3 iputils-ping nftables tmux curl
 
-# Quick tests first; whatever else has a folder of its own comes after them.
-TEST_ORDER := unit plugins docs simulation attack fuzz interop netns
+# Those that keep a core busy run beside each other; then the others one by one, quick ones first, and whatever else has a folder.
+BUSY_TESTS = $(wildcard $(addprefix tests/,unit simulation fuzz attack))
+TEST_ORDER := plugins docs interop netns
 TEST_DIRS = $(wildcard $(TEST_ORDER:%=tests/%))
+OTHER_TESTS = $(TEST_DIRS) $(filter-out $(BUSY_TESTS) $(TEST_DIRS),$(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ROUNDS ?= 2000
@@ -98,7 +100,8 @@ unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
 test: system-deps check native-test
-	$(BIN)/python -m pytest $(TEST_DIRS) $(filter-out $(TEST_DIRS),$(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(BUSY_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(OTHER_TESTS) $(PYTEST_ARGS)
 
 fuzz: $(STAMP)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \

@@ -174,7 +174,7 @@ class Network:
         """Applications and endpoints, until neither has anything to do at this moment."""
         for peer_id, endpoint in self.ends.items():
             for _ in range(1000):
-                poll = endpoint.poll(self.now, self.congested[peer_id])
+                poll = endpoint.poll(self.now, self.congested.get(peer_id, ()))
                 for batch in poll.batches:
                     self._send(peer_id, batch.peer_id, batch.packet_type, batch.payloads)
                 self.events[peer_id] += poll.events
