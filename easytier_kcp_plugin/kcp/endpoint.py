@@ -17,9 +17,10 @@ from typing import Final, TypeAlias
 
 from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
-from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, KcpError, Role
+from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, Role
 from easytier_kcp_plugin.kcp.handshake import HALF_OPEN_LIFE, KINDS, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
+from easytier_kcp_plugin.kcp.limits import EndpointCounters, LimitReached, Limits, first_window
 from easytier_kcp_plugin.kcp.openings import Openings
 from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS
 from easytier_kcp_plugin.kcp.sending import SendingMemory
@@ -40,52 +41,8 @@ MAX_IDLE_PATHS: Final = 1024
 MAX_LINGERING: Final = 4096
 MAX_MET: Final = 8192
 """SYNs remembered for as long as their openers may repeat them: one that comes late, or is replayed, dials nothing again."""
-WINDOWS: Final = ((256, 1024), (2048, 128))
-"""(Up to so many sessions, receive window of a further one in segments): full ones for all would hold 20 GB."""
-CROWDED_WINDOW: Final = 32
-"""Segments, beyond these.  The engine `kcp` makes it 128."""
 
 _SiblingsKey: TypeAlias = tuple[int, SocketAddress | None, SocketAddress | None]
-
-
-class LimitReached(KcpError):
-    """Too many sessions; the message says which cap."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Caps and times that a configuration may change."""
-
-    sessions: int = 16_384
-    sessions_per_peer: int = 12_288
-    """A stock opener that is in doubt makes five of one flow."""
-    half_open: int = 2048
-    half_open_per_peer: int = 1024
-    half_close_idle: float = 5.0
-    """Seconds; see docs/kcp.md, Ends."""
-
-
-@dataclass(slots=True)
-class EndpointCounters:
-    """Since the start."""
-
-    opened: int = 0
-    accepted: int = 0
-    packets_received: int = 0
-    dropped_malformed: int = 0
-    """Too short, or a SYN whose body does not decode or names no destination."""
-    dropped_foreign: int = 0
-    """With session ids that are not the sender's and ours, or of a type that no session has."""
-    dropped_at_limit: int = 0
-    """SYNs."""
-    strangers: int = 0
-    """Packets for unknown ids."""
-    resets_sent: int = 0
-    """To strangers."""
-    replayed: int = 0
-    """SYNs of conversations that have ended already, soon after their first."""
-    siblings_reset: int = 0
-    """SYNs of a stock opener that had chosen another conversation already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +206,11 @@ class Endpoint:
         """When the last packet of a peer came; minus infinity if there was none, or nothing is known of the peer any more."""
         peer = self._peers.get(peer_id)
         return -math.inf if peer is None else peer.heard_at
+
+    def crowd(self, peer_id: int) -> tuple[int, float]:
+        """How many conversations there are with a peer, and when the last packet of any of them came."""
+        peer = self._peers.get(peer_id)
+        return (0, -math.inf) if peer is None else (len(peer.by_conv), peer.heard_at)
 
     # What the network and the clock bring.
 
@@ -512,11 +474,10 @@ class Endpoint:
 
     def open_engine(self, session: Session, conv: int, now: float) -> Engine:
         """An engine on the session's path, whose datagrams leave as packets of `conv`."""
-        sessions = len(self._live)
-        window = next((window for limit, window in WINDOWS if sessions <= limit), CROWDED_WINDOW)
+        window = first_window(len(self._live))
         # A bulk flow that began in a crowd need not stay with what its many small neighbours need.
         stream = self.is_stream(session.peer_id)
-        engine = session.path.open(conv, window, now, largest=WINDOWS[0][1], stream=stream)
+        engine = session.path.open(conv, window, now, largest=first_window(0), stream=stream)
         self._engines[engine] = (session, conv)
         return engine
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from easytier_kcp_plugin.kcp import silence
 from easytier_kcp_plugin.kcp.acceptance import Acceptance, Doubt
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
 from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics, Path
@@ -41,24 +42,12 @@ MAX_ATTEMPTS: Final = 5
 REOPEN_TIME: Final = 5.0
 EARLY_BYTES: Final = 64 * 1024
 """Kept for a second conversation until the first is proven.  One window of a fresh path."""
-PING_AFTER: Final = 25.0
-STOCK_PING_AFTER: Final = 15.0
-"""To a stock peer more often: only so is a FIN of its found out about that was lost."""
-PING_AGAIN: Final = 5.0
-"""After one without an answer, so that SILENCE is proven by seven, and not by two that a bad line may lose."""
-DOUBT_AFTER: Final = 1.0
-"""After the last payload of a stock peer, which sends its FIN once: it might have been lost."""
 HELD_BODY: Final = b"held"
 """Of a PING with which an acceptor of our kind says that it has the SYN, and is still reaching the destination."""
 PING_BODY: Final = b"?"
 """Comes back in the answer, and so tells it from answers to the handshake's PINGs.  An acceptor that knows the opener to be of
 its kind appends its offer: the SYN|ACK that had it may have been lost."""
-HALF_CLOSED_PING_AFTER: Final = 30.0
-SILENCE: Final = 60.0
-STALL: Final = 60.0
 CLOSE_LIMIT: Final = 60.0
-EMPTYING_LIMIT: Final = 30.0
-"""A stock peer that ended its direction may have dropped its reader: its window then stays shut for ever."""
 _TAIL_READ: Final = 1 << 30
 # Plain numbers: operators of enums cost a microsecond, and each packet comes by here.
 _ACK_DATA: Final = int(ACK_DATA)
@@ -329,15 +318,15 @@ class Session:
             if self._acceptance is not None:
                 times.append(self._acceptance.deadline)
             if self.conv is not None:
-                times += (self._heard_at + SILENCE, self._ping_time(), self._finish_time(now))
+                times += (self._silent_at(), self._ping_time(), self._finish_time(now))
                 if self._engine is not None and self._engine.in_flight:
-                    times.append(self._engine.alive_at + STALL)
+                    times.append(self._engine.alive_at + silence.STALL)
         return min(times, default=math.inf)
 
     def _overdue(self, now: float) -> CloseReason | None:
-        if now >= self._heard_at + SILENCE:
+        if now >= self._silent_at():
             return CloseReason.SILENT
-        if self._engine is not None and self._engine.in_flight and now >= self._engine.alive_at + STALL:
+        if self._engine is not None and self._engine.in_flight and now >= self._engine.alive_at + silence.STALL:
             return CloseReason.STALLED
         return CloseReason.ABORTED if now >= self._closed_at + CLOSE_LIMIT else None
 
@@ -486,7 +475,7 @@ class Session:
             earliest = max(self._ended_at, self._payload_at) + self._host.half_close_idle
         if engine.emptied_at is None:
             engine.ask(now)
-            return self._drained_at + EMPTYING_LIMIT if state is State.PEER_CLOSED else math.inf
+            return self._drained_at + silence.EMPTYING_LIMIT if state is State.PEER_CLOSED else math.inf
         return max(earliest, engine.emptied_at + self._rtt())
 
     def _send_fin(self, now: float) -> None:
@@ -572,12 +561,18 @@ class Session:
         """Whether an RST means that a stock peer has sent its FIN: only then, with all its bytes acknowledged, does it answer a
         PING with RST.  After a long silence it may have forgotten the conversation instead; and if it never acknowledged what
         was sent, it was not this conversation that it chose."""
-        if conv != self.conv or self.peer_offer is not None or now >= self._heard_at + SILENCE / 2:
+        if conv != self.conv or self.peer_offer is not None or now >= self._heard_at + silence.SILENCE / 2:
             return False
         if self._engine is not None and not (self._engine.heard or self._engine.drained):
             return False
         answers = asks_for_size(body) or (self._pong_due and body == PING_BODY)
         return self.state is State.LOCAL_CLOSED or (self.state is State.ESTABLISHED and answers)
+
+    def _silent_at(self) -> float:
+        """When it is given up if nothing comes."""
+        if self.peer_offer is None:
+            return self._heard_at + silence.SILENCE
+        return silence.given_up_at(self._heard_at, self._host.crowd(self.peer_id))
 
     def _ping_time(self) -> float:
         """When a PING is due.  A stock peer whose FIN came answers it with RST: wanted only if it takes nothing any more."""
@@ -585,15 +580,19 @@ class Session:
         if self.peer_offer is None and self.state is State.ESTABLISHED:
             # Stock's own PINGs say nothing: it sends them after its FIN as well.
             worked_at = self._payload_at if self._engine is None else max(self._payload_at, self._engine.progress_at)
-            doubt = max(DOUBT_AFTER, 4 * self._rtt())
+            doubt = max(silence.DOUBT_AFTER, 4 * self._rtt())
             if self._pinged_at < worked_at or self._pong_due:
                 return max(worked_at, self._pinged_at) + doubt
-            return self._pinged_at + STOCK_PING_AFTER
+            return self._pinged_at + silence.STOCK_PING_AFTER
         if self.peer_offer is not None or self.state is not State.PEER_CLOSED:
-            return self._pinged_at + PING_AGAIN if self._pinged_at > self._heard_at else quiet_since + PING_AFTER
+            if self._pinged_at > self._heard_at:
+                return self._pinged_at + silence.PING_AGAIN
+            if self.peer_offer is None or self.conv is None:
+                return quiet_since + silence.PING_AFTER
+            return silence.asks_at(self.conv, self._heard_at, self._host.crowd(self.peer_id))
         if self._engine is not None and not self._engine.drained:
             quiet_since = min(quiet_since, max(self._engine.progress_at, self._pinged_at))
-        return quiet_since + HALF_CLOSED_PING_AFTER
+        return quiet_since + silence.HALF_CLOSED_PING_AFTER
 
     def __str__(self) -> str:
         conv = "-" if self.conv is None else f"{self.conv:08x}"

@@ -31,6 +31,10 @@ class SessionHost(Protocol):
         """Whether the way to a peer keeps the order and repeats what is lost."""
         ...
 
+    def crowd(self, peer_id: int) -> tuple[int, float]:
+        """How many conversations there are with a peer, and when the last packet of any of them came."""
+        ...
+
     def new_conv(self, session: Session) -> int:
         """A conv that leads to `session` from now on."""
         ...

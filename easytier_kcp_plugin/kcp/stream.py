@@ -19,7 +19,7 @@ from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
 from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
-from easytier_kcp_plugin.kcp.endpoint import CONNECT_TIMEOUT, Endpoint, LimitReached, Poll
+from easytier_kcp_plugin.kcp.endpoint import CONNECT_TIMEOUT, Endpoint, Poll
 from easytier_kcp_plugin.kcp.events import (
     Closed,
     CloseReason,
@@ -32,6 +32,7 @@ from easytier_kcp_plugin.kcp.events import (
     Writable,
 )
 from easytier_kcp_plugin.kcp.header import PacketType
+from easytier_kcp_plugin.kcp.limits import LimitReached
 from easytier_kcp_plugin.kcp.session import Session
 
 Send: TypeAlias = Callable[[int, int, Sequence[bytes]], bool]

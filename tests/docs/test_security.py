@@ -24,7 +24,7 @@ from easytier_host import (
 from easytier_host.rpc import allowance, framing
 from easytier_host.subnet import fragments, tcp, udp
 from easytier_host.tunnel import udp_socket
-from easytier_kcp_plugin.kcp import endpoint, sending
+from easytier_kcp_plugin.kcp import endpoint, limits, sending
 from easytier_kcp_plugin.kcp import handshake as kcp_handshake
 from easytier_kcp_plugin.kcp.arq import memory
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/security.md").read_text(encoding="utf-8")
 FILES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
 KIB, MIB = 1 << 10, 1 << 20
-LIMITS = endpoint.Limits()
+LIMITS = limits.Limits()
 
 
 def spaced(number: float) -> str:
@@ -80,7 +80,7 @@ def test_tests_are_there(name: str) -> None:
         ("half-open KCP", (LIMITS.half_open_per_peer, LIMITS.half_open, kcp_handshake.HALF_OPEN_LIFE)),
         ("KCP sessions", (LIMITS.sessions_per_peer, LIMITS.sessions)),
         ("bytes to be sent", (sending.PEER_BYTES / MIB, sending.NODE_BYTES / MIB, sending.FLOW_BYTES / KIB)),
-        ("bytes received", (*(sessions for sessions, _ in endpoint.WINDOWS), round(memory.MEMORY_SEGMENTS * 1382 / 1e6))),
+        ("bytes received", (*(sessions for sessions, _ in limits.WINDOWS), round(memory.MEMORY_SEGMENTS * 1382 / 1e6))),
         ("resets to strangers", (endpoint.RST_RATE,)),
         ("log lines", (log.LINES_PER_SECOND, log.LINES_AT_ONCE)),
     ],

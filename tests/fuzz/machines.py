@@ -29,11 +29,12 @@ from easytier_host.rpc.peer import PeerRpc, ServiceError
 from easytier_host.subnet.fragments import Reassembler
 from easytier_kcp_plugin.kcp import arq, ikcp
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer, SocketAddress
-from easytier_kcp_plugin.kcp.endpoint import Endpoint, Limits
+from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.engine import Engine, PathFactory
 from easytier_kcp_plugin.kcp.events import Closed, Incoming
 from easytier_kcp_plugin.kcp.header import PacketType as KcpType
 from easytier_kcp_plugin.kcp.header import SessionHeader
+from easytier_kcp_plugin.kcp.limits import Limits
 from easytier_kcp_plugin.kcp.segment import SEGMENT
 from easytier_kcp_plugin.kcp.session import Session
 from tests.fuzz.script import Script

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easytier_kcp_plugin.kcp import ikcp
-from easytier_kcp_plugin.kcp.endpoint import Endpoint, Limits
+from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Incoming
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, PING, PONG, RST, SYN, SYN_ACK, PacketType, SessionHeader
+from easytier_kcp_plugin.kcp.limits import Limits
 from easytier_kcp_plugin.kcp.segment import Segment
 from easytier_kcp_plugin.kcp.session import Session
 from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Network, request

@@ -6,9 +6,10 @@ import random
 
 import pytest
 
-from easytier_kcp_plugin.kcp.endpoint import Limits
+from easytier_kcp_plugin.kcp import silence
 from easytier_kcp_plugin.kcp.events import CloseReason
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, RST, SYN, SYN_ACK
+from easytier_kcp_plugin.kcp.limits import Limits
 from easytier_kcp_plugin.kcp.session import MAX_ATTEMPTS
 from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Link, Network, Packet
 
@@ -275,3 +276,22 @@ def test_a_close_delivers_what_was_written_before() -> None:
     network.run(60.0, network.settled)
     assert network.partner(application).incoming == data
     assert application.reason is CloseReason.FINISHED
+
+
+def test_a_crowd_that_says_nothing_asks_by_turns_and_ends_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "CROWD", 4)
+    network = Network()
+    network.serve = lambda incoming: Application(incoming.session, then_finish=False)
+    crowd = [network.connect(port=50_000 + index, then_finish=False) for index in range(64)]
+    network.run(1.0)
+    begun = len(network.log)
+    network.run(1000.0)
+    # Each of them for itself: a question and an answer from both ends every 25 s.
+    assert len(network.log) - begun <= 64 * 40 * 4 / 5
+    assert not any(application.reason for application in crowd)
+    network.filter = lambda packet: False
+    cut = network.now
+    network.run(200.0, network.settled)
+    assert {application.reason for application in crowd} == {CloseReason.SILENT}
+    assert network.now - cut <= silence.SILENCE
+    assert_nothing_left(network)

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from easytier_kcp_plugin.kcp.endpoint import Limits
 from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Incoming
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, HEADER_SIZE, RST, SYN, SYN_ACK
+from easytier_kcp_plugin.kcp.limits import Limits
 from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Link, Network, Packet, request
 from tests.unit.kcp.stock import Stock
 

@@ -10,10 +10,11 @@ import pytest
 from easytier_kcp_plugin.kcp import endpoint as endpoint_module
 from easytier_kcp_plugin.kcp import ikcp
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
-from easytier_kcp_plugin.kcp.endpoint import SHADOW_LIFE, Endpoint, LimitReached, Limits
+from easytier_kcp_plugin.kcp.endpoint import SHADOW_LIFE, Endpoint
 from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Established, Incoming, Readable, SessionClosed
 from easytier_kcp_plugin.kcp.handshake import State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, PING, PONG, RST, SYN, SYN_ACK, PacketType, SessionHeader
+from easytier_kcp_plugin.kcp.limits import LimitReached, Limits
 from easytier_kcp_plugin.kcp.segment import Command, Segment, parse_segments
 from easytier_kcp_plugin.kcp.session import HELD_BODY, Session
 from tests.unit.kcp.network import request

@@ -14,9 +14,10 @@ from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, E
 from anyio.lowlevel import checkpoint
 
 from easytier_kcp_plugin.kcp import ikcp, stream
-from easytier_kcp_plugin.kcp.endpoint import Endpoint, Limits
+from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.events import CloseReason
 from easytier_kcp_plugin.kcp.header import PacketType
+from easytier_kcp_plugin.kcp.limits import Limits
 from easytier_kcp_plugin.kcp.stream import EndpointDriver, Handler, KcpAttribute, KcpConnectError, KcpStream
 from tests.unit.kcp.network import ACCEPTOR, OPENER, request
 
