@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from easytier_kcp_plugin.kcp import endpoint as endpoint_module
+from easytier_kcp_plugin.kcp import limits as limits_module
 from easytier_kcp_plugin.kcp import ikcp
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
 from easytier_kcp_plugin.kcp.endpoint import SHADOW_LIFE, Endpoint
@@ -329,7 +329,7 @@ def test_paths_of_peers_without_sessions_are_bounded(monkeypatch: pytest.MonkeyP
 
 
 def test_a_crowded_endpoint_gives_smaller_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "WINDOWS", ((1, 1024), (2, 256)))
+    monkeypatch.setattr(limits_module, "WINDOWS", ((1, 1024), (2, 256)))
     endpoint = make()
     windows = []
     for conv in (1, 2, 3):
