@@ -132,7 +132,6 @@ dist: $(STAMP)
 	@ls dist
 
 docs: $(STAMP)
-	@$(BIN)/python -c 'import furo, myst_parser, sphinx' 2>/dev/null || PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
 	@echo 'open build/docs/docs/index.html'
 
