@@ -364,7 +364,8 @@ class Session:
         if after is State.ESTABLISHED:
             self._enter_established(conv, now)
         elif after is State.PEER_CLOSED or (after is State.LINGER and before is State.LOCAL_CLOSED):
-            self._peer_finished = True
+            # Only a conversation that was accepted and served is ended so: its bytes must not go out a second time.
+            self._peer_finished, self._acceptance = True, None
             if self.announced:
                 self._host.emit(PeerFinished(self))
             if after is State.LINGER:
