@@ -570,9 +570,8 @@ class Session:
         self._host.send(self, conv, PING, PING_BODY)
 
     def _is_lost_fin(self, conv: int, body: bytes, now: float) -> bool:
-        """Whether an RST means that a stock peer has sent its FIN: only then, with all its bytes acknowledged, does it answer a
-        PING with RST.  After a long silence it may have forgotten the conversation instead; and if it never acknowledged what
-        was sent, it was not this conversation that it chose."""
+        """Whether an RST means that a stock peer has sent its FIN: only then, all its bytes acknowledged, does it answer a PING
+        so.  Long silent, it may have forgotten the conversation; what acknowledged nothing was not the one that it chose."""
         if conv != self.conv or self.peer_offer is not None or now >= self._heard_at + SILENCE / 2:
             return False
         if self._engine is not None and not (self._engine.heard or self._engine.drained):
