@@ -256,10 +256,11 @@ def test_a_lost_fin_hangs_nobody(sender: int) -> None:
 
 def test_an_end_of_stream_proves_that_the_conversation_was_accepted() -> None:
     """Though every segment of the acceptor is lost: a second conversation would ask the destination for all of it again."""
-    stock = acceptor(respond=lambda received: b"" if network.now - began > 0.9 else None)
-    network = with_stock_acceptor(stock)
+    network = Network()
+    ends_at = network.now + 0.9
+    stock = acceptor(respond=lambda received: b"" if network.now > ends_at else None)
+    network.ends[ACCEPTOR] = stock
     network.filter = lambda packet: packet[0] == OPENER or packet[2][HEADER_SIZE - 2] != ACK_DATA
-    began = network.now
     application = network.connect(REQUEST, then_finish=False)
     network.run(60.0, network.settled)
     assert application.eof
