@@ -273,8 +273,7 @@ class Endpoint:
         self._out = {}
         events, self._events = self._events, []
         resized, self._resized = self._resized, []
-        batches += self._alone
-        self._alone = []
+        batches, self._alone = batches + self._alone, []
         wake = min((wake for peer_id, wake in self._wakes.items() if peer_id not in congested), default=math.inf)
         timer = self._timers[0][0] if self._timers else math.inf
         shadow = next(iter(self._half_open.values()), math.inf) + SHADOW_LIFE

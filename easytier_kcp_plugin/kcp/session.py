@@ -353,7 +353,8 @@ class Session:
         if after is State.ESTABLISHED:
             self._enter_established(conv, now)
         elif after is State.PEER_CLOSED or (after is State.LINGER and before is State.LOCAL_CLOSED):
-            self._peer_finished = True
+            # Only a conversation that was accepted and served is ended so: its bytes must not go out a second time.
+            self._peer_finished, self._acceptance = True, None
             if self.announced:
                 self._host.emit(PeerFinished(self))
             if after is State.LINGER:
@@ -558,9 +559,8 @@ class Session:
         self._host.send(self, conv, PING, PING_BODY)
 
     def _is_lost_fin(self, conv: int, body: bytes, now: float) -> bool:
-        """Whether an RST means that a stock peer has sent its FIN: only then, with all its bytes acknowledged, does it answer a
-        PING with RST.  After a long silence it may have forgotten the conversation instead; and if it never acknowledged what
-        was sent, it was not this conversation that it chose."""
+        """Whether an RST means that a stock peer has sent its FIN: only then, all its bytes acknowledged, does it answer a PING
+        so.  Long silent, it may have forgotten the conversation; what acknowledged nothing was not the one that it chose."""
         if conv != self.conv or self.peer_offer is not None or now >= self._heard_at + silence.SILENCE / 2:
             return False
         if self._engine is not None and not (self._engine.heard or self._engine.drained):

@@ -1,4 +1,4 @@
-"""Flows come and go for long, over a lossy line: what our nodes hold stays level, and in the end it is what it was at first.
+"""Flows come and go for long, over a lossy line: what our nodes hold stays level, and is in the end what it was at first.
 
     n1 source (ours) ==link0, delay, loss== n2 (ours, listens) ======== n3 (stock)       flows n1 - n2, n1 - n3, n3 - n2, by KCP
 
@@ -124,14 +124,14 @@ def test_what_nodes_hold_stays_level_and_goes_with_the_flows() -> None:
         results = [finish(churn, 100.0) for churn in churns]
         errors = [error for result in results for error in result["errors"]]
         flows = sum(sum(result["played"].values()) for result in results)
-        assert errors == []
-        assert flows > SECONDS
         for each, holdings in zip(ours, held, strict=True):
-            logger.info("%r: %d flows played in all; %s ... %s", each, flows, holdings[len(holdings) // 4], holdings[-1])
+            logger.info("%r: %d games in all; %s ... %s", each, flows, holdings[len(holdings) // 4], holdings[-1])
             resident = [holding.resident for holding in holdings]
             assert_level(f"memory of {each!r}", resident, MAY_GROW_BYTES + MAY_GROW_SHARE * resident[len(resident) // 4])
             for what, values in (("files", [h.files for h in holdings]), ("tasks", [h.tasks for h in holdings])):
                 assert_level(f"{what} of {each!r}", values, 0.5 * max(values) + 20)
+        assert flows > SECONDS
+        assert errors == []
         for each, first in zip(ours, before, strict=True):
             wait_for(has_let_go(each, first), f"{each!r} holds what it began with, {first}: {look(each)}", QUIET_SECONDS)
 

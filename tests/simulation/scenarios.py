@@ -392,6 +392,7 @@ class Scenario:
             if isinstance(end, Endpoint):
                 assert end.sessions == [], "a session is left"
                 assert end.held_entries == 0, "something is held"
+                assert (end.sending.total, end.sending.peers) == (0, {}), "bytes count as kept for sending"
                 for peer in end._peers.values():
                     self._check_path(peer.path)
         if not self._has_stock:

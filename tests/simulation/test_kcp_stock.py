@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Incoming
+from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Incoming, PeerFinished
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, HEADER_SIZE, RST, SYN, SYN_ACK
 from easytier_kcp_plugin.kcp.limits import Limits
 from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Link, Network, Packet, request
@@ -252,6 +252,20 @@ def test_a_lost_fin_hangs_nobody(sender: int) -> None:
     network.run(30.0)
     assert stock.conversations == {}
     assert application.reason is CloseReason.FINISHED
+
+
+def test_an_end_of_stream_proves_that_the_conversation_was_accepted() -> None:
+    """Though every segment of the acceptor is lost: a second conversation would ask the destination for all of it again."""
+    network = Network()
+    ends_at = network.now + 0.9
+    stock = acceptor(respond=lambda received: b"" if network.now > ends_at else None)
+    network.ends[ACCEPTOR] = stock
+    network.filter = lambda packet: packet[0] == OPENER or packet[2][HEADER_SIZE - 2] != ACK_DATA
+    application = network.connect(REQUEST, then_finish=False)
+    network.run(60.0, network.settled)
+    assert application.eof
+    assert len(stock.dialled) == 1
+    assert [type(event) for event in network.events[OPENER]].count(PeerFinished) == 1
 
 
 def test_an_opener_that_has_dropped_the_conversation_did_not_end_it() -> None:

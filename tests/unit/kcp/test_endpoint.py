@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from easytier_kcp_plugin.kcp import limits as limits_module
+from easytier_kcp_plugin.kcp import endpoint as endpoint_module
 from easytier_kcp_plugin.kcp import ikcp
+from easytier_kcp_plugin.kcp import limits as limits_module
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
 from easytier_kcp_plugin.kcp.endpoint import SHADOW_LIFE, Endpoint
 from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Established, Incoming, Readable, SessionClosed
