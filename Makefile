@@ -23,16 +23,18 @@ TEST_DIRS = $(wildcard $(TEST_ORDER:%=tests/%))
 OTHER_TESTS = $(TEST_DIRS) $(filter-out $(BUSY_TESTS) $(TEST_DIRS),$(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+MATRIX_ARGS ?=
 FUZZ_ROUNDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system-deps check unit native-test test fuzz soak demo bench dist docs format clean
+.PHONY: help venv system-deps check unit native-test test fuzz soak matrix demo bench dist docs format clean
 
 help:
 	@echo 'make test         lint, types, import contracts and all tests'
 	@echo 'make fuzz         fuzz every parser and state machine (SECONDS=60 for each; TARGETS=... chooses)'
 	@echo 'make soak         let flows come and go for long and see that nothing grows (root; SECONDS=3600)'
 	@echo 'make demo         see it work'
+	@echo 'make matrix       each fault with each kind of node and flow (root; 10 minutes; MATRIX_ARGS=... chooses)'
 	@echo 'make bench        measure it beside stock and plain TCP (root; an hour; BENCH_ARGS=... chooses)'
 	@echo 'make check        lint, types and import contracts'
 	@echo 'make unit         the quick tests; neither root nor network needed'
@@ -118,6 +120,9 @@ fuzz: $(STAMP)
 
 soak: system-deps $(STAMP)
 	ET_SOAK_SECONDS=$(or $(SECONDS),3600) $(BIN)/python -m pytest tests/netns/test_soak.py $(PYTEST_ARGS)
+
+matrix: system-deps $(STAMP)
+	$(BIN)/python -m tests.netns.matrix $(MATRIX_ARGS)
 
 demo: system-deps $(STAMP)
 	@$(BIN)/python -m bench.demo

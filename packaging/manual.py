@@ -36,7 +36,8 @@ CORE_EXIT: Final = {
 TUI_EXIT: Final = {"0": "The user has quit.", "1": "It could not start.", "2": "Wrong usage."}
 SIGNALS: Final = {
     "SIGHUP": "Read the files again: what can change while nodes run is changed, the rest is logged.",
-    "SIGTERM, SIGINT": "Stop: flows end in good order, then the process does. A second one ends it at once.",
+    "SIGTERM": "Stop: new flows are refused, those under way have drain_timeout seconds to end. A second one ends it at once.",
+    "SIGINT": "Stop without waiting. A second one ends the process at once.",
 }
 VARIABLES: Final = {
     "ET_DISABLE_PLUGINS": "Plugins to leave out, with commas between.",

@@ -39,6 +39,8 @@ ACCEPT_TIMEOUT: Final = 5.0
 LINGER: Final = 30.0
 """Seconds for which the packets of an ended flow are still rewritten."""
 BACKLOG: Final = 1024
+COMPLAINT_INTERVAL: Final = 10.0
+"""Seconds between two lines on connections that cannot be accepted."""
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class KernelStack:
         self._clock = clock
         self._ended: deque[tuple[float, _Entry]] = deque()
         """Entries that linger, with the time when they go."""
+        self._silent_until = 0.0
 
     def open(self) -> None:
         """Listen on this node's virtual address, if it has one; `available` says why not."""
@@ -126,7 +129,7 @@ class KernelStack:
                         break
                     except OSError as error:
                         # Out of descriptors, or a connection that went before it was taken.
-                        self._host.logger.warning("the kernel stack could not accept: %s", error)
+                        self._complain(error)
                         await anyio.sleep(0.1)
                         break
                     self._take(connection, address, port)
@@ -183,6 +186,11 @@ class KernelStack:
     async def connect(self, link: Link, key: FlowKey) -> TcpConnection:
         """Always raises TransportUnavailable: applications connect through the device by themselves."""
         raise TransportUnavailable("the kernel stack begins no connections; use the user-space stack (--use-smoltcp)")
+
+    def _complain(self, error: OSError) -> None:
+        if self._clock() >= self._silent_until:
+            self._silent_until = self._clock() + COMPLAINT_INTERVAL
+            self._host.logger.warning("the kernel stack could not accept, connections wait: %s", error.strerror)
 
     def _linger(self, entry: _Entry) -> None:
         """The flow has ended: forget it after a while."""

@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from easytier_hooks.services import Endpoint
 from easytier_hooks.streams import SocketStream, abort
+from easytier_host.log import RateLimitedLogger
 from easytier_host.sockets import to_endpoint
 
 logger = logging.getLogger("easytier.forward")
@@ -60,6 +61,7 @@ class Acceptor:
 
     async def run(self, tasks: TaskGroup) -> None:
         """Accept for ever; `tasks` gets a task for each connection."""
+        failures = RateLimitedLogger(logger, anyio.current_time)
         try:
             while True:
                 await anyio.wait_readable(self._listener)
@@ -69,7 +71,9 @@ class Acceptor:
                     except BlockingIOError:
                         break
                     except OSError as error:
-                        logger.warning("a connection to %s:%d could not be accepted: %s", *self.address, error)
+                        failures.log(
+                            logging.WARNING, "accept", "a connection to %s:%d could not be accepted: %s", *self.address, error
+                        )
                         await anyio.sleep(RETRY_PAUSE)
                         break
                     self._take(connection, remote, tasks)

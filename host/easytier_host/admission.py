@@ -148,10 +148,15 @@ class Admission:
         )
         tunnel.on_close = partial(self._leave, conn)
         tunnel.on_frames = partial(self._receive, conn)
+        tunnel.on_doubt = partial(self.doubt, conn)
         self._peers.add(conn)
         if inbox.early:
             self._receive(conn, inbox.early)
         return conn
+
+    def doubt(self, conn: PeerConn) -> None:
+        """There is a reason to think that a neighbour has gone."""
+        self._peers.doubt(conn, self._clock())
 
     def _leave(self, conn: PeerConn, reason: str) -> None:
         self._peers.remove(conn, reason)

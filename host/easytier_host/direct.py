@@ -68,7 +68,7 @@ class DirectConnector:
         self.listeners: Sequence[str] = ()
         """URLs with the ports on which this node listens."""
         self.interface_addresses: frozenset[IPAddress] = frozenset()
-        self._config = config
+        self.config = config
         self._rpc = rpc
         self._tasks = tasks
         self._admission = admission
@@ -88,7 +88,7 @@ class DirectConnector:
             if now - refreshed_at >= REFRESH_INTERVAL:
                 refreshed_at = now
                 await self._refresh_addresses()
-            if not self._config.flags.disable_p2p:
+            if not self.config.flags.disable_p2p:
                 self._dial_due(now)
             await anyio.sleep(CHECK_INTERVAL)
 
@@ -148,7 +148,7 @@ class DirectConnector:
 
     def _forbidden(self) -> list[IPv4Network | IPv6Network]:
         """Our own overlay: a tunnel through it would carry itself."""
-        config = self._config
+        config = self.config
         return [interface.network for interface in (config.ipv4, config.ipv6) if interface is not None]
 
     def _serve(self, _from_peer: int, content: bytes) -> Message:
@@ -163,7 +163,7 @@ class DirectConnector:
             else:
                 words = [int(address) >> shift & 0xFFFF_FFFF for shift in (96, 64, 32, 0)]
                 response.interface_ipv6s.add(part1=words[0], part2=words[1], part3=words[2], part4=words[3])
-        for url in (*self.listeners, *self._config.mapped_listeners):
+        for url in (*self.listeners, *self.config.mapped_listeners):
             response.listeners.add(url=url)
         return response
 

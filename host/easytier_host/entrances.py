@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from easytier_hooks.services import Endpoint
 from easytier_hooks.types import IPAddress
@@ -61,29 +62,56 @@ class Entrances:
             mtu=mtu,
         )
         node.gate.plain = self._plain_tcp()
-        self.forwards: list[Forward | UdpForward] = []
-        """In the order of their rules."""
         self.socks: SocksServer | None = None
+        self._opened: dict[PortForward, _OpenForward] = {}
+        """In the order of the rules."""
+        self._doors: TaskGroup
         try:
             for rule in node.config.port_forwards:
-                self.forwards.append(self._open(rule))
+                self._opened[rule] = self._open(rule)
             if node.config.socks5:
                 self.socks = self._open_socks(node.config.socks5)
         except ForwardError:
-            for forward in self.forwards:
-                forward.close()
+            for opened in self._opened.values():
+                opened.forward.close()
             raise
 
     async def run(self) -> None:
         """Serve for ever."""
         async with anyio.create_task_group() as doors:
-            for forward in self.forwards:
-                doors.start_soon(forward.run, name=f"port forward {forward.address}")
+            self._doors = doors
+            for opened in self._opened.values():
+                doors.start_soon(opened.run, name=f"port forward {opened.forward.address}")
             if self.socks is not None:
                 doors.start_soon(self.socks.run, name="SOCKS5")
             while True:
                 await anyio.sleep(EXPIRE_TICK)
                 self.udp.expire()
+
+    @property
+    def forwards(self) -> list[Forward | UdpForward]:
+        """Those that are open, in the order of their rules."""
+        return [opened.forward for opened in self._opened.values()]
+
+    async def replace_forwards(self, rules: Sequence[PortForward]) -> tuple[tuple[PortForward, ...], list[str]]:
+        """Have these port forwards instead, while `run` runs; TCP connections that came through one that goes, go on.
+
+        Returns those that are open then, and why the others are not.
+        """
+        for rule in self._opened.keys() - set(rules):
+            opened = self._opened.pop(rule)
+            opened.scope.cancel()
+            await opened.closed.wait()
+        before, self._opened, problems = self._opened, {}, []
+        for rule in rules:
+            try:
+                self._opened[rule] = before.get(rule) or self._open(rule)
+            except ForwardError as error:
+                problems.append(str(error))
+                continue
+            if rule not in before:
+                self._doors.start_soon(self._opened[rule].run, name=f"port forward {rule.bind_addr}")
+        return tuple(self._opened), problems
 
     def listening_ports(self) -> set[int]:
         """Of the forwards and the SOCKS5 server."""
@@ -119,13 +147,13 @@ class Entrances:
             own, node.targets.dial, stack, link, self.ports, obstacle=node.gate.stack_obstacle if stack is None else ""
         )
 
-    def _open(self, rule: PortForward) -> Forward | UdpForward:
+    def _open(self, rule: PortForward) -> _OpenForward:
         if rule.proto == "tcp":
-            return Forward(rule, self._node.gate, self._tasks)
+            return _OpenForward(Forward(rule, self._node.gate, self._tasks))
         version = parse_endpoint(rule.dst_addr)[0].version
         if version == 6 and not self._by_kernel:
             raise ForwardError(f"port_forward {rule.bind_addr}: UDP over IPv6 needs a TUN device")
-        return UdpForward(rule, partial(self._overlay_port, version=version), self._clock)
+        return _OpenForward(UdpForward(rule, partial(self._overlay_port, version=version), self._clock))
 
     def _open_socks(self, url: str) -> SocksServer:
         host, port = parse_endpoint(url.removeprefix(SOCKS_SCHEME))
@@ -149,6 +177,23 @@ class Entrances:
         if self._node.nic is not None:
             raise OSError(FOREIGN_DEVICE)
         return self.udp.open(receive)
+
+
+class _OpenForward:
+    """A forward, and how it is closed while it runs."""
+
+    def __init__(self, forward: Forward | UdpForward) -> None:
+        self.forward = forward
+        self.scope = anyio.CancelScope()
+        self.closed = anyio.Event()
+        """The port is free again."""
+
+    async def run(self) -> None:
+        try:
+            with self.scope:
+                await self.forward.run()
+        finally:
+            self.closed.set()
 
 
 def _is_tcp(packet: bytes) -> bool:

@@ -133,6 +133,9 @@ class FlowGate:
         """Of the flows whose SYN is held."""
         self._held = 0
         self._relayed: dict[int, tuple[TcpConnection, TcpConnection]] = {}
+        self._idle = anyio.Event()
+        self._refuses = ""
+        """Why no flow may begin any more."""
 
     def admit(self, frames: list[bytes]) -> list[bytes]:
         """Sort device frames: returns those that go on into the overlay now."""
@@ -209,6 +212,8 @@ class FlowGate:
             raise OSError("this node watches as many flows as it can")
         self.publish()
         try:
+            if self._refuses:
+                raise ConnectionRefusedError(self._refuses)
             connection = await self._reach(flow)
         except BaseException as error:
             self.report(flow.id, Failed(str(error) if isinstance(error, OSError) else "given up by the source"))
@@ -236,6 +241,9 @@ class FlowGate:
             await carry(source, destination, partial(self.report, flow_id))
         finally:
             self._relayed.pop(flow_id, None)
+            if not self._relayed:
+                self._idle.set()
+                self._idle = anyio.Event()
 
     def close(self, flow_id: int, reason: str) -> bool:
         """Reset a flow at both ends; False if it has ended, or passes as plain TCP, which ends where its connections are."""
@@ -246,6 +254,24 @@ class FlowGate:
         for end in ends:
             end.reset()
         return True
+
+    @property
+    def carried(self) -> int:
+        """Flows between whose ends bytes pass here."""
+        return len(self._relayed)
+
+    def refuse_new(self, reason: str) -> None:
+        """From now on no flow begins at this node: applications are answered with RST, callers of `dial` get an OSError."""
+        self._refuses = reason
+
+    async def wait_idle(self) -> None:
+        """Return once no flow is carried."""
+        while self._relayed:
+            await self._idle.wait()
+
+    def close_all(self, reason: str) -> int:
+        """Reset all flows that are carried; returns how many."""
+        return sum([self.close(flow_id, reason) for flow_id in list(self._relayed)])
 
     async def explain(self, key: FlowKey) -> tuple[TcpFlow, list[Candidate], Selection]:
         """What a new flow of this node would get now.  Plugins are asked as for any other; its id is 0, which no flow has."""
@@ -274,6 +300,12 @@ class FlowGate:
     def _judge(self, flow: Flow, frame: bytes) -> bool:
         """Decide on a new flow; False if its SYN is held back, or goes nowhere."""
         flow.peer = self.peer_for(flow.key.destination_ip)
+        if self._refuses:
+            self._settle(flow, Selection(TCP, self._refuses, "default"))
+            self.table.report(flow, Failed(self._refuses), self._clock())
+            if self.device is not None:
+                self.device.write([reset_for(frame)])
+            return False
         snapshot = flow.snapshot()
         if flow.peer is None:
             reason = f"no peer has {flow.key.destination_ip}"

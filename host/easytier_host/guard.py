@@ -12,6 +12,8 @@ about that does not answer one of ours, before the subnet router, the device or 
 answered with RST, and its flow is shown with the reason; datagrams are dropped.  Both are counted.  What is neither TCP nor UDP
 passes.  What hides its ports, by IPv6 extension headers or as fragments no sender makes, does not.
 
+A node that is stopping admits nothing that peers begin by TCP.
+
 Bounds: 4096 UDP questions of ours are remembered, 120 s each; the first ones are forgotten.
 """
 
@@ -62,19 +64,35 @@ class Guard:
         self._clock = clock
         self._interface_addresses = interface_addresses
         self._refuse = refuse
+        self._closed = ""
+        """Why nothing is admitted any more."""
         self._questions: dict[bytes, float] = {}
         """When we have asked; by addresses and ports as the answer will have them."""
 
     @property
     def watches_packets(self) -> bool:
         """Whether `admit` and `note` have anything to do on this node."""
-        return self._access.limits(TCP) or self._access.limits(UDP)
+        return self._limits(TCP) or self._limits(UDP)
+
+    def configure(self, config: Config) -> None:
+        """Go by another configuration from now on; what has begun goes on.  Ask `watches_packets` again."""
+        self._config = config
+        self._access = Access(config)
+
+    def close(self, reason: str) -> None:
+        """Refuse all TCP that peers begin, with this reason.  Ask `watches_packets` again."""
+        self._closed = reason
+
+    def _limits(self, proto: str) -> bool:
+        return self._access.limits(proto) or bool(self._closed and proto == TCP)
 
     def refusal(self, proto: str, peer_id: int, source: IPAddress | None, ip: IPAddress, port: int) -> str:
         """Why `peer_id` may not reach what it calls `ip`; "" if it may.  What `dial` forbids is not asked here.
 
         `source` is the peer's own, or None.
         """
+        if self._closed and proto == TCP:
+            return self._closed
         if not self._access.limits(proto):
             return ""
         try:
@@ -115,7 +133,7 @@ class Guard:
         if not is_ipv4 and protocol in _EXTENSION_HEADERS:
             return False
         proto = _PROTOCOLS.get(protocol)
-        if proto is None or not self._access.limits(proto):
+        if proto is None or not self._limits(proto):
             return True
         start = (packet[0] & 15) * 4 if is_ipv4 else 40
         needed = _TCP_FLAGS_END if proto == TCP else _UDP_PORTS_END

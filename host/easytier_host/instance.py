@@ -29,13 +29,12 @@ from easytier_hooks.errors import HooksError
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import IPAddress, PeerCapabilities, PeerInfo
-from easytier_host import tunnel as tunnels
 from easytier_host.admission import Admission
 from easytier_host.batch import choose_batch
 from easytier_host.claims import Claims
 from easytier_host.compress import Compressor
 from easytier_host.config.model import Config, default_plugins
-from easytier_host.connector import keep_connected
+from easytier_host.connector import Connectors
 from easytier_host.crypto import make_cipher, network_digest
 from easytier_host.datapath import Arrival, Inbound, Outbound
 from easytier_host.dial import dial_target
@@ -49,7 +48,9 @@ from easytier_host.forward_udp import UdpForward
 from easytier_host.gate import FlowGate, plain_alone
 from easytier_host.guard import Guard
 from easytier_host.handshake import Identity
+from easytier_host.lifecycle import end_flows
 from easytier_host.links import DeviceLink
+from easytier_host.listening import open_listeners
 from easytier_host.metrics import Metrics
 from easytier_host.next_hop import NextHops
 from easytier_host.nic.base import VNET_HEADER_SIZE, Nic, NicError
@@ -65,15 +66,17 @@ from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
 from easytier_host.route_sync import RouteSync
 from easytier_host.rpc.peer import PeerRpc
+from easytier_host.sleep_watch import SleepWatch
 from easytier_host.stacks import StackError, choose
 from easytier_host.subnet.overlay import OverlayLink
 from easytier_host.subnet.router import SubnetRouter, is_wanted
-from easytier_host.subnet.tcp import TcpProxy
+from easytier_host.subnet.wiring import make_router
 from easytier_host.targets import Targets
 from easytier_host.tcp_reset import reset_for
 from easytier_host.topology import Topology, capabilities_of, own_record, peer_info
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError, give_time
 from easytier_host.tunnel.url import TunnelUrl
+from easytier_host.underlay_watch import UnderlayWatch
 
 logger = logging.getLogger("easytier.node")
 
@@ -130,14 +133,18 @@ class Node:
         self.guard: Guard
         self.targets: Targets
         self.overlay: OverlayLink
+        self.entrances: Entrances
+        self.topology: Topology
+        self.direct: DirectConnector
+        self.connectors: Connectors
         self._clock = clock
         self._wall_clock = wall_clock
         self._events = EventBoard()
         self._peers = PeerMap(self._on_joined, self._on_left, self.metrics)
         self._listeners: list[Listener] = []
-        self._entrances: Entrances
         self._program = Listeners(self.addresses)
         self._subnet: SubnetRouter | None = None
+        self._sleep_watch = SleepWatch()
         self._pings = Pings(lambda packet: self.outbound.send_device_frames([bytes(VNET_HEADER_SIZE) + packet]), self._clock)
         self._stack = AsyncExitStack()
         self._started = False
@@ -153,7 +160,7 @@ class Node:
 
     def listener_ports(self) -> frozenset[int]:
         """The ports of those, of the portal, and of the doors into the overlay: peers are led to none of them through it."""
-        ports = {TunnelUrl.parse(url).port for url in self.listeners} | self._entrances.listening_ports()
+        ports = {TunnelUrl.parse(url).port for url in self.listeners} | self.entrances.listening_ports()
         return frozenset(ports if self.portal_port is None else ports | {self.portal_port})
 
     def peers(self) -> list[PeerConn]:
@@ -162,15 +169,15 @@ class Node:
 
     def routes(self) -> list[PeerRecord]:
         """The records of all peers that can be reached."""
-        return self._topology.reachable_records()
+        return self.topology.reachable_records()
 
     def hops_to(self, peer_id: int) -> int | None:
         """Length of the path to a peer, 1 for a neighbour; None if there is none."""
-        return self._topology.hops_to(peer_id)
+        return self.topology.hops_to(peer_id)
 
     def paths(self) -> NextHops:
         """The ways to all peers, by fewest hops and by least latency."""
-        return self._topology.next_hops
+        return self.topology.next_hops
 
     @property
     def own_record(self) -> OwnRecord:
@@ -184,11 +191,11 @@ class Node:
 
     def peer_for(self, ip: IPv4Address | IPv6Address) -> PeerInfo | None:
         """The peer that has a virtual address, or offers the longest network around it."""
-        return self._topology.peer_for(ip)
+        return self.topology.peer_for(ip)
 
     def name_of(self, peer_id: int) -> str:
         """A peer as users know it: its host name, else its number."""
-        record = self._topology.record(peer_id)
+        record = self.topology.record(peer_id)
         return record.hostname if record is not None and record.hostname else f"peer {peer_id}"
 
     @property
@@ -203,12 +210,12 @@ class Node:
     @property
     def forwards(self) -> list[Forward | UdpForward]:
         """The port forwards, in the order of the configuration."""
-        return self._entrances.forwards
+        return self.entrances.forwards
 
     @property
     def socks_address(self) -> tuple[str, int] | None:
         """Where the SOCKS5 server listens; None without one."""
-        return None if self._entrances.socks is None else self._entrances.socks.address
+        return None if self.entrances.socks is None else self.entrances.socks.address
 
     def dial_target(self, ip: IPAddress, port: int, exit_node: bool = False) -> tuple[IPAddress, int]:
         """What peers mean by `ip` and `port`, see `dial.dial_target`."""
@@ -217,18 +224,18 @@ class Node:
 
     def capabilities_of(self, peer_id: int) -> PeerCapabilities | None:
         """What a peer announces that it can do; None if it is unknown."""
-        record = self._topology.record(peer_id)
+        record = self.topology.record(peer_id)
         return None if record is None else capabilities_of(record)
 
     def next_hop_of(self, peer_id: int) -> PeerInfo | None:
         """The neighbour that gets our frames for a peer."""
         conn = self.outbound.connection_to(peer_id)
-        record = None if conn is None else self._topology.record(conn.peer_id)
+        record = None if conn is None else self.topology.record(conn.peer_id)
         return None if record is None else peer_info(record)
 
     def interface_addresses(self) -> frozenset[IPv4Address | IPv6Address]:
         """Addresses of this machine's interfaces, at most a minute old."""
-        return self._direct.interface_addresses
+        return self.direct.interface_addresses
 
     async def ping(self, address: IPv4Address, *, timeout: float = 2.0, size: int = 56) -> float:
         """Send ICMP echo requests into the overlay until one is answered, and return its round trip in seconds.
@@ -247,7 +254,7 @@ class Node:
         leads there; ValueError for what is no IP address or port.
         """
         ip = ip_address(address)
-        return await connect(self.gate, self.plugin_tasks, self._entrances.source(ip), (ip, port))
+        return await connect(self.gate, self.plugin_tasks, self.entrances.source(ip), (ip, port))
 
     async def listen_tcp(self, port: int) -> OverlayListener:
         """Listen at a port of this node's addresses in the overlay, inside this process.
@@ -266,6 +273,15 @@ class Node:
         """The same as the side that opened it; raises `HandshakeError` if the other end is no neighbour of ours."""
         return await self._admission.join(tunnel)
 
+    async def drain(self, patience: float) -> None:
+        """Refuse new flows, wait up to `patience` seconds for those that this node carries, end the rest, and `stop`.
+
+        See docs/reliability.md.  Plain TCP flows are packets to this node, which it passes on until the end.
+        """
+        if not self._closed.is_set():
+            await end_flows(self, patience)
+            self.stop()
+
     def stop(self) -> None:
         """Make `wait_closed` return; the owner then leaves the context."""
         self._closed.set()
@@ -275,6 +291,10 @@ class Node:
         await self._closed.wait()
         if self.failure is not None:
             raise NodeError(self.failure)
+
+    def watch_packets(self) -> None:
+        """Ask the guard of packets too, if it has something to say of them."""
+        self.outbound.guard = self.inbound.guard = self.guard if self.guard.watches_packets else None
 
     # Start and stop
 
@@ -373,11 +393,10 @@ class Node:
             version_of=self._version_of,
             disable_relay_data=flags.disable_relay_data,
         )
-        if self.guard.watches_packets:
-            self.outbound.guard = self.inbound.guard = self.guard
+        self.watch_packets()
         state = LinkState(self.peer_id, own_record(config, capabilities), partial(secrets.randbits, 64), self._clock())
         self._state = state
-        self._topology = Topology(
+        self.topology = Topology(
             state,
             self._peers,
             self.outbound,
@@ -387,27 +406,29 @@ class Node:
             config,
             latencies=lambda: self._center.latencies,
             on_computed=self.owners.forget,
+            on_succeeded=self._doubt_predecessor,
         )
         self._center = PeerCenter(
             self.peer_id,
             self._rpc,
             self._clock,
-            center=self._topology.center,
+            center=self.topology.center,
             own_latencies=self._peers.latencies_ms,
-            on_change=self._topology.changed,
+            on_change=self.topology.changed,
         )
-        self._sync = RouteSync(state, self._rpc, self.tasks, self._clock, self._wall_clock, self._topology.changed)
+        self._sync = RouteSync(state, self._rpc, self.tasks, self._clock, self._wall_clock, self.topology.changed)
         identity = Identity(self.peer_id, config.network_name, network_digest(config.network_name, config.network_secret))
         self._admission = Admission(identity, self._peers, self.inbound.receive, self.tasks, self.metrics, self._clock)
-        self._direct = DirectConnector(config, self._rpc, self.tasks, self._admission, self._topology, self._peers, self._clock)
+        self.connectors = Connectors(self.tasks, self._admission, self._clock, random.random)
+        self.direct = DirectConnector(config, self._rpc, self.tasks, self._admission, self.topology, self._peers, self._clock)
 
         by_kernel = self.nic is None and not flags.no_tun
         if by_kernel:
             # pyroute2 and pytun are of no use, and may be missing, where there is no device.
-            from easytier_host.nic.tun import open_tun
+            from easytier_host.nic.lasting import open_lasting_tun
 
             addresses = [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
-            self.nic = await open_tun(flags.dev_name, mtu, addresses, coalesce=batch.coalesce)
+            self.nic = await open_lasting_tun(flags.dev_name, mtu, addresses, coalesce=batch.coalesce)
         if self.nic is not None:
             self.gate.device = DeviceLink(self.nic, self.gate.claims)
         groups = await open_groups((info.name for info in plugins.describe() if info.hooks), self.plugin_tasks)
@@ -418,9 +439,9 @@ class Node:
         if flags.enable_kcp_proxy and "kcp" not in self.gate.transports:
             self._log.warning("enable_kcp_proxy is set, but no plugin offers KCP: flows stay plain TCP")
         # Before the first peer can come in, whose packets it sorts.
-        self._entrances = Entrances(self, self._clock, by_kernel=by_kernel, mtu=mtu, random_number=secrets.randbits(16))
-        await self._open_doors()
-        self._direct.listeners = self.listeners
+        self.entrances = Entrances(self, self._clock, by_kernel=by_kernel, mtu=mtu, random_number=secrets.randbits(16))
+        await open_listeners(config.listeners, self._listeners, self.tasks, self._admission.accept, ipv6=flags.enable_ipv6)
+        self.direct.listeners = self.listeners
         for rule, forward in zip(config.port_forwards, self.forwards, strict=True):
             self._log.info("%s port %s:%d leads to %s", rule.proto, *forward.address, rule.dst_addr)
         if self.nic is None and self.gate.stack is None and (self.addresses or config.proxy_networks):
@@ -428,21 +449,20 @@ class Node:
 
         start = self.tasks.start_soon
         if is_wanted(config, has_device=self.nic is not None):
-            self._subnet = router = self._make_subnet_router(mtu)
+            self._subnet = router = make_router(self, self._clock, self._wall_clock, mtu)
             self.inbound.subnet = partial(self._sort, router)
             start(router.run, name="subnet router")
-        start(self._entrances.run, name="entrances")
-        start(self._topology.run, self.nic, name="topology")
-        start(self._every, PEER_TICK, lambda: self._peers.tick(self._clock()), name="peer ticker")
+        start(self.entrances.run, name="entrances")
+        start(self.topology.run, self.nic, name="topology")
+        start(self._every, PEER_TICK, self._tick_peers, name="peer ticker")
         start(self._every, FLOW_TICK, self.gate.tick, name="flow ticker")
         start(self._every, EXPIRE_TICK, partial(self._expire, state), name="expiry")
         start(self._center.run, name="peer center")
-        start(self._direct.run, name="direct connector")
+        start(self.direct.run, name="direct connector")
+        start(UnderlayWatch(self.peers, self._admission.doubt, self.connectors.hurry).run, name="underlay watch")
         if self.nic is not None:
             start(self._carry, self.nic, name="device")
-        for text in config.peers:
-            url = TunnelUrl.parse(text)
-            start(keep_connected, url, self.tasks, self._admission, self._clock, random.random, name=f"connect {url}")
+        self.connectors.replace(config.peers)
         self._log.info(
             "peer id %d, network %s, address %s, device %s, listening on %s",
             self.peer_id,
@@ -451,50 +471,6 @@ class Node:
             self.nic.name if self.nic is not None else "none",
             ", ".join(self.listeners) or "nothing",
         )
-
-    def _make_subnet_router(self, mtu: int) -> SubnetRouter:
-        has_device, gate = self.nic is not None, self.gate
-        router = SubnetRouter(
-            self.config,
-            self.outbound,
-            self.metrics,
-            self._clock,
-            has_device=has_device,
-            target=self.dial_target,
-            owners=self.owners,
-            identifier=secrets.randbits(16),
-            mtu=mtu,
-        )
-        if gate.stack is not None:
-            router.tcp = TcpProxy(
-                gate,
-                gate.stack,
-                self.overlay,
-                self.plugin_tasks,
-                self.metrics,
-                self._clock,
-                self._wall_clock,
-                dial=self.targets.dial,
-                dial_as_exit=Targets(
-                    gate, self.metrics, partial(self.dial_target, exit_node=True), self.owners, self.guard
-                ).dial,
-                is_alone=not has_device,
-            )
-        elif self.config.proxy_networks:
-            self._log.warning("plain TCP to networks behind this node is left to the kernel: %s", gate.stack_obstacle)
-        return router
-
-    async def _open_doors(self) -> None:
-        for text in self.config.listeners:
-            url = TunnelUrl.parse(text)
-            listener = await tunnels.listen(url, self.tasks, self._admission.accept)
-            self._listeners.append(listener)
-            if url.host == "0.0.0.0" and self.config.flags.enable_ipv6:
-                twin = TunnelUrl(url.scheme, "::", TunnelUrl.parse(listener.url).port)
-                try:
-                    self._listeners.append(await tunnels.listen(twin, self.tasks, self._admission.accept))
-                except TunnelError as error:
-                    self._log.debug("no IPv6 listener beside %s: %s", url, error)
 
     # What runs
 
@@ -526,7 +502,7 @@ class Node:
             self.nic.write_frames(frames)
             return
         self.gate.watch_inbound(packets)
-        others = self._entrances.take(packets)
+        others = self.entrances.take(packets)
         self.metrics.delivered_packets += len(packets) - len(others)
         for packet in others:
             if self._pings.take(packet):
@@ -536,7 +512,7 @@ class Node:
 
     def _sort(self, router: SubnetRouter, arrivals: list[Arrival]) -> list[bytes]:
         """Packets of peers that may be for a proxy here: the ports from which this node asks come before those it offers."""
-        take = self._entrances.udp.take
+        take = self.entrances.udp.take
         left = [(packet, peer_id, flags) for first, peer_id, flags in arrivals if (packet := take(first)) is not None]
         self.metrics.delivered_packets += len(arrivals) - len(left)
         return router.take(left)
@@ -552,10 +528,22 @@ class Node:
             self.overlay.write([reset_for(frame)])
 
     def _record(self, peer_id: int) -> PeerRecord | None:
-        return self._topology.record(peer_id)
+        return self.topology.record(peer_id)
+
+    def _tick_peers(self) -> None:
+        slept = self._sleep_watch.slept()
+        if slept:
+            self._log.warning("this machine, or this process, stood still for %.0f s: asking all neighbours", slept)
+            self._peers.doubt_all(self._clock())
+        self._peers.tick(self._clock())
+
+    def _doubt_predecessor(self, peer_id: int) -> None:
+        """A peer has been restarted: its last connections bring nothing any more."""
+        for conn in self._peers.connections(peer_id):
+            self._peers.doubt(conn, self._clock())
 
     def _version_of(self, peer_id: int) -> str | None:
-        record = self._topology.record(peer_id)
+        record = self.topology.record(peer_id)
         return None if record is None else record.easytier_version
 
     async def _every(self, interval: float, action: Callable[[], object]) -> None:
@@ -569,7 +557,7 @@ class Node:
         generation = state.generation
         state.expire(now)
         if state.generation != generation:
-            self._topology.changed()
+            self.topology.changed()
         self._sync.announce()
 
     def _on_joined(self, conn: PeerConn) -> None:
@@ -580,13 +568,13 @@ class Node:
             " as a public relay" if conn.is_foreign_relay else "",
         )
         self._sync.add_neighbour(conn.peer_id)
-        self._topology.changed()
+        self.topology.changed()
         self._events.publish(NodeEvent("peer_joined", conn.peer_id, conn.tunnel.info.remote_url))
 
     def _on_left(self, peer_id: int, reason: str) -> None:
         self._log.info("peer %d left: %s", peer_id, reason)
         self._sync.remove_neighbour(peer_id)
-        self._topology.changed()
+        self.topology.changed()
         self._events.publish(NodeEvent("peer_left", peer_id, reason))
 
     def _fail(self, reason: str) -> None:

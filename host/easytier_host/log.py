@@ -16,11 +16,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final, TextIO, TypeAlias
 
 from easytier_host.config.model import FileLog
+from easytier_host.log_file import LogFile
 
 TRACE: Final = 5
 LEVELS: Final[Mapping[str, int]] = {
@@ -98,25 +98,40 @@ def _is_ours_or_serious(record: logging.LogRecord) -> bool:
     return record.name.startswith("easytier") or record.levelno >= logging.WARNING
 
 
+class Levels:
+    """From which level on each handler writes; `configured` gives one."""
+
+    def __init__(self, console: logging.Handler, file: logging.Handler | None) -> None:
+        self._console = console
+        self._file = file
+
+    def set(self, console: str, file: str) -> bool:
+        """Change both, as keys of `LEVELS`; False if there should be a file and is none, which takes a restart."""
+        self._console.setLevel(LEVELS[console])
+        if self._file is not None:
+            self._file.setLevel(LEVELS[file or "off"])
+        levels = [handler.level for handler in (self._console, self._file) if handler is not None]
+        logging.getLogger().setLevel(min(levels))
+        return self._file is not None or file in ("", "off")
+
+
 @contextmanager
 def configured(
     console_level: str = "info", file: FileLog | None = None, *, log_format: str = "text", stream: TextIO | None = None
-) -> Iterator[None]:
+) -> Iterator[Levels]:
     """Log to `stream` (standard error if None) and to `file` while entered.
 
     Levels are the keys of `LEVELS`, `log_format` is `text` or `json`.  Raises OSError if the file or its directory cannot be
     made.
     """
-    handlers: list[logging.Handler] = []
-    if console_level != "off":
-        handlers.append(_levelled(logging.StreamHandler(stream or sys.stderr), console_level))
+    console = logging.StreamHandler(stream or sys.stderr)
+    handlers: list[logging.Handler] = [console]
+    written = None
     if file is not None and file.level not in ("", "off"):
         path = Path(file.dir) / file.file
         path.parent.mkdir(parents=True, exist_ok=True)
-        rotating = RotatingFileHandler(
-            path, maxBytes=file.size * MEGABYTE, backupCount=file.count, encoding="utf-8", errors="replace"
-        )
-        handlers.append(_levelled(rotating, file.level))
+        written = LogFile(path, maxBytes=file.size * MEGABYTE, backupCount=file.count, encoding="utf-8", errors="replace")
+        handlers.append(written)
     formatter = JsonFormatter() if log_format == "json" else TextFormatter()
     root = logging.getLogger()
     level_before = root.level
@@ -125,19 +140,15 @@ def configured(
         handler.addFilter(_is_ours_or_serious)
         handler.addFilter(LineBudget(handler, time.monotonic))
         root.addHandler(handler)
-    root.setLevel(min((handler.level for handler in handlers), default=LEVELS["off"]))
+    levels = Levels(console, written)
+    levels.set(console_level, "" if file is None else file.level)
     try:
-        yield
+        yield levels
     finally:
         root.setLevel(level_before)
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()
-
-
-def _levelled(handler: logging.Handler, level: str) -> logging.Handler:
-    handler.setLevel(LEVELS[level])
-    return handler
 
 
 class LineBudget:

@@ -1,4 +1,4 @@
-"""The command `easytier-core`: reads the configuration and runs a node for each network until a signal.
+"""The command `easytier-core`: reads the configuration and runs a node for each network until a signal (`signals`).
 
 Exit status 0: ended as asked.  1: the configuration is wrong, or a node could not start; each fault is a line on standard
 error.  2: wrong usage.
@@ -11,22 +11,23 @@ import gc
 import logging
 import os
 import resource
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from easytier_host.config import Config, ConfigError, Loaded, load
+from easytier_host.config.loader import STANDARD_INPUT
 from easytier_host.config.model import default_plugins
 from easytier_host.config.options import PROGRAM_NAME, Options, make_parser, parse
 from easytier_host.config.secret import hidden
 
 if TYPE_CHECKING:
-    from anyio import CancelScope
-    from anyio.abc import TaskGroup, TaskStatus
+    from anyio.abc import TaskGroup
 
     from easytier_host.instance import Node
+    from easytier_host.log import Levels
     from easytier_host.service_manager import ServiceManager
 
 logger = logging.getLogger("easytier.main")
@@ -38,8 +39,6 @@ MAX_FILES: Final = 65_536
 """Descriptors: several for each of the flows that the tables hold."""
 COLLECT_AFTER: Final = (10_000, 20, 10)
 """Thresholds of the garbage collector's generations."""
-STOP_TIMEOUT: Final = 3.0
-"""Seconds for nodes to stop by themselves after a signal; then they are cancelled."""
 
 
 def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.environ) -> int:
@@ -118,6 +117,12 @@ def _check_plugins(loaded: Loaded, environ: Mapping[str, str]) -> int:
     return OK
 
 
+def _read_again(options: Options, environ: Mapping[str, str]) -> Loaded:
+    if STANDARD_INPUT in options.config_files:
+        raise ConfigError(["standard input cannot be read again: restart, or use a file"])
+    return load(options, environ=environ)
+
+
 def _run(loaded: Loaded, options: Options, environ: Mapping[str, str]) -> int:
     import anyio
 
@@ -132,13 +137,14 @@ def _run(loaded: Loaded, options: Options, environ: Mapping[str, str]) -> int:
     status = OK
     with ExitStack() as stack:
         try:
-            stack.enter_context(configured(first.console_log_level, first.file_log, log_format=options.log_format))
+            levels = stack.enter_context(configured(first.console_log_level, first.file_log, log_format=options.log_format))
         except OSError as fault:
             return _fail(f"log file in {first.file_log.dir}: {fault.strerror}")
         for warning in loaded.warnings:
             logger.warning("%s", warning)
         try:
-            anyio.run(_run_nodes, loaded.configs, ServiceManager(environ))
+            read = partial(_read_again, options, environ)
+            anyio.run(_run_nodes, loaded.configs, ServiceManager(environ), read, levels)
         except* (NodeError, HooksError, PortalError) as group:
             status = _fail(*map(str, _leaves(group)))
     return status
@@ -160,19 +166,31 @@ def _shorten_collections() -> None:
     gc.set_threshold(*COLLECT_AFTER)
 
 
-async def _run_nodes(configs: Sequence[Config], manager: ServiceManager) -> None:
+async def _run_nodes(configs: Sequence[Config], manager: ServiceManager, read: Callable[[], Loaded], levels: Levels) -> None:
     """Run all nodes until they have closed or a signal comes; the first that fails ends the others."""
     import anyio
 
+    from easytier_host.reload import reload
+    from easytier_host.signals import obey
+
     running: list[Node] = []
+
+    status = ", ".join(f"{config.instance_name} in network {config.network_name}" for config in configs)
 
     def note_start() -> None:
         if len(running) == len(configs):
-            manager.ready(", ".join(f"{config.instance_name} in network {config.network_name}" for config in configs))
+            manager.ready(status)
+
+    async def read_again() -> None:
+        manager.reloading()
+        try:
+            await reload(read, running, levels)
+        finally:
+            manager.ready(status)
 
     async with anyio.create_task_group() as group:
         group.start_soon(manager.keep_alive, name="watchdog")
-        await group.start(_stop_on_signal, running, group.cancel_scope, manager)
+        await group.start(obey, running, group.cancel_scope, manager, read_again)
         portal_port = await _open_portal(configs[0], running, group)
         await _open_metrics(configs[0], running, group)
         async with anyio.create_task_group() as nodes:
@@ -235,25 +253,6 @@ async def _run_node(config: Config, running: list[Node], portal_port: int | None
             await node.wait_closed()
         finally:
             running.remove(node)
-
-
-async def _stop_on_signal(
-    running: Sequence[Node], scope: CancelScope, manager: ServiceManager, *, task_status: TaskStatus[None]
-) -> None:
-    import anyio
-
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for number in signals:
-            logger.info("stopping: %s", signal.Signals(number).name)
-            manager.stopping()
-            break
-    # The handlers are gone: a second signal ends the process whatever a node still does.
-    for node in running:
-        node.stop()
-    # A cancellation ends all parts of a node at once, and cuts off the word to peers and applications that their flows end.
-    await anyio.sleep(STOP_TIMEOUT if running else 0)
-    scope.cancel()
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -3,7 +3,11 @@
 No task of its own: the node's ticker calls `tick` twice a second, the data path hands Ping and Pong frames in.  State::
 
     alive --8 pings unanswered and 7 s without any frame--> dead (the caller closes the tunnel)
-      ^------------- any frame from the neighbour ---------|
+      | ^----------- any frame from the neighbour ----------' ^
+      '--reason to doubt--> doubted --1 s, or 4 round trips --'
+      ^-- Pong to a ping since, or a frame after 1 s --'
+
+A reason to doubt is a goodbye, which anybody can forge, or that this machine has slept.
 
 Stock counts five lost pings; on a line with 10 % loss each way an idle connection would then be torn down about once an hour.
 """
@@ -34,6 +38,11 @@ SUSPECT_PING_INTERVAL: Final = 0.5
 DEAD_AFTER_PINGS: Final = 8
 DEAD_AFTER_SILENCE: Final = 7.0
 """Seconds; a stock node drops a vanished UDP neighbour after 8 to 9."""
+DOUBT_SECONDS: Final = 1.0
+"""For the answer of a neighbour that is in doubt, or DOUBT_ROUND_TRIPS if that is more."""
+DOUBT_ROUND_TRIPS: Final = 4
+DOUBT_REST: Final = 5.0
+"""Seconds from one doubt to the next.  Who forges goodbyes would use up the neighbour's allowance of Pongs else."""
 MAX_PONGS_PER_SECOND: Final = 100
 LIVE_TIME: Final = 3.0
 """Seconds since the last frame for which a connection counts as the way that its neighbour uses: answered pings are 2 s
@@ -73,6 +82,8 @@ class PeerConn:
         """What we answered to the neighbour's handshake, if the neighbour opened the tunnel."""
         self._sequence = 0
         self._pending: dict[int, float] = {}
+        self._doubted_at: float | None = None
+        self._next_doubt_at = -math.inf
         self._unanswered = 0
         self._next_ping_at = now
         self._last_received_at = now
@@ -94,8 +105,17 @@ class PeerConn:
 
     @property
     def is_silent(self) -> bool:
-        """True once a ping went unanswered and nothing else came either: the neighbour may be gone, at least from here."""
-        return self._unanswered > 1
+        """True once a ping went unanswered and nothing else came either, or there is doubt: the neighbour may be gone, at least
+        from here."""
+        return self._unanswered > 1 or self._doubted_at is not None
+
+    def doubt(self, now: float) -> bytes | None:
+        """There is a reason to think that the neighbour has gone: returns a Ping to send, None if it is in doubt already."""
+        if self._doubted_at is not None or now < self._next_doubt_at:
+            return None
+        self._doubted_at = now
+        self._next_doubt_at = now + DOUBT_REST
+        return self._ping(now)
 
     def is_live(self, now: float, within: float = LIVE_TIME) -> bool:
         """Whether the neighbour has sent anything over this connection within so many seconds."""
@@ -114,13 +134,17 @@ class PeerConn:
             self._frames_at_last_tick = self.received_frames
             self._last_received_at = now
             self._unanswered = 0
+            # What comes so late was not under way when the neighbour went.
+            if self._doubted_at is not None and now - self._doubted_at >= DOUBT_SECONDS:
+                self._doubted_at = None
         for sequence in [number for number, sent_at in self._pending.items() if now - sent_at >= PING_TIMEOUT]:
             del self._pending[sequence]
             self._outcomes.append(False)
             self._next_ping_at = min(self._next_ping_at, now)
-        if now < self._next_ping_at:
-            return None
-        suspect = self._unanswered > 0
+        return None if now < self._next_ping_at else self._ping(now)
+
+    def _ping(self, now: float) -> bytes:
+        suspect = self._unanswered > 0 or self._doubted_at is not None
         self._next_ping_at = now + (SUSPECT_PING_INTERVAL if suspect else PING_INTERVAL)
         self._unanswered += 1
         sequence = self._sequence
@@ -132,6 +156,10 @@ class PeerConn:
 
     def is_dead(self, now: float) -> bool:
         """True once the neighbour has been silent for too long."""
+        if self._doubted_at is not None and now - self._doubted_at >= max(
+            DOUBT_SECONDS, DOUBT_ROUND_TRIPS * (self.latency or 0)
+        ):
+            return True
         return self._unanswered > DEAD_AFTER_PINGS and now - self._last_received_at >= DEAD_AFTER_SILENCE
 
     def answer_ping(self, frame: bytes) -> bytes | None:
@@ -161,6 +189,8 @@ class PeerConn:
         (sequence,) = _SEQUENCE.unpack_from(frame, PEER_HEADER_SIZE)
         sent_at = self._pending.pop(sequence, None)
         if sent_at is not None:
+            if self._doubted_at is not None and sent_at >= self._doubted_at:
+                self._doubted_at = None
             self._round_trips.append(now - sent_at)
             self._outcomes.append(True)
 

@@ -110,6 +110,19 @@ class PeerMap:
         del self.best[conn.peer_id]
         self._on_left(conn.peer_id, reason)
 
+    def doubt(self, conn: PeerConn, now: float) -> None:
+        """There is a reason to think that the neighbour has gone: ask, and let other connections have the frames meanwhile."""
+        ping = conn.doubt(now)
+        if ping is not None:
+            transmit(conn, [ping], self._metrics)
+            if conn.peer_id in self._connections:
+                self._elect(conn.peer_id)
+
+    def doubt_all(self, now: float) -> None:
+        """The same of all: this machine has slept, say."""
+        for conn in self:
+            self.doubt(conn, now)
+
     def tick(self, now: float) -> None:
         """Send due pings, close dead connections, choose the best of each neighbour anew."""
         self._now = now

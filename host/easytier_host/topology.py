@@ -59,8 +59,10 @@ class Topology:
         *,
         latencies: Callable[[], Mapping[tuple[int, int], int]],
         on_computed: Callable[[], object] = lambda: None,
+        on_succeeded: Callable[[int], object] = lambda _peer_id: None,
     ) -> None:
-        """`on_computed` runs whenever `record` and `peer_for` may answer differently."""
+        """`on_computed` runs whenever `record` and `peer_for` may answer differently; `on_succeeded` is told the id of a peer
+        whose name and address a newer one has: it was restarted."""
         self._on_computed = on_computed
         self._state = state
         self._peers = peers
@@ -68,8 +70,9 @@ class Topology:
         self._inbound = inbound
         self._plugins = plugins
         self._events = events
-        self._config = config
+        self.config = config
         self._latencies = latencies
+        self._on_succeeded = on_succeeded
         self._records: dict[int, PeerRecord] = {}
         self._next_hops = NextHops({}, {})
         self._lookup = Lookup((), {})
@@ -138,7 +141,7 @@ class Topology:
         return min((self._state.peer_id, *candidates))
 
     def _paths(self) -> Mapping[int, Path]:
-        return self._next_hops.least_cost if self._config.flags.latency_first else self._next_hops.least_hops
+        return self._next_hops.least_cost if self.config.flags.latency_first else self._next_hops.least_hops
 
     async def _compute(self, turns: Turns) -> None:
         records = {record.peer_id: record for record in self._state.peers()}
@@ -155,7 +158,7 @@ class Topology:
             await turns.give()
         paths = self._paths()
         before, self._records = self._records, {peer_id: record for peer_id, record in records.items() if peer_id in paths}
-        config = self._config
+        config = self.config
         heard = (
             peer_id
             for peer_id in self._peers.neighbours()
@@ -188,7 +191,7 @@ class Topology:
 
     def _warn_of_twin(self) -> None:
         now = anyio.current_time()
-        own = [interface.ip for interface in (self._config.ipv4, self._config.ipv6) if interface is not None]
+        own = [interface.ip for interface in (self.config.ipv4, self.config.ipv6) if interface is not None]
         for record in self._records.values():
             theirs = {interface.ip for interface in (record.ipv4, record.ipv6) if interface is not None}
             if not theirs.intersection(own):
@@ -211,10 +214,14 @@ class Topology:
             logger.info("route to peer %d (%s) is gone", peer_id, before[peer_id].hostname)
             self._events.publish(NodeEvent("route_removed", peer_id, before[peer_id].hostname))
             self._plugins.forget_peer(peer_id)
+        holders = {(each.hostname, each.ipv4): peer_id for peer_id, each in before.items()}
         for number, (peer_id, record) in enumerate(self._records.items(), 1):
             if number % STEP_RECORDS == 0:
                 await turns.give()
             if peer_id not in before:
+                predecessor = holders.get((record.hostname, record.ipv4))
+                if predecessor is not None and record.ipv4 is not None:
+                    self._on_succeeded(predecessor)
                 logger.info(
                     "route to peer %d: %s, %s, version %s, %s",
                     peer_id,
@@ -231,7 +238,7 @@ class Topology:
         return [ip_address(host) for host in hosts if host is not None and "." in host]
 
     async def _route_device(self, nic: Nic) -> None:
-        routes = self._lookup.proxy_routes() if self._config.routes is None else frozenset(self._config.routes)
+        routes = self._lookup.proxy_routes() if self.config.routes is None else frozenset(self.config.routes)
         # A route over a neighbour's underlay address would lead its tunnel into itself.
         underlay = self._underlay_addresses()
         unsafe = {route for route in routes if any(address in route for address in underlay)}

@@ -14,7 +14,7 @@ from bench.link import LinkOptions, LossyLink
 from tests.interop.scenes import PORT, REHEARSAL, chain, listener, node, options_for, pair, sees, stock_of, wait_joined
 from tests.netns.nodes import OurNode, RunningNode, StockNode
 from tests.netns.requirements import INTEROP
-from tests.netns.topology import Namespace, Topology, wait_for
+from tests.netns.topology import Topology, traces, wait_for
 
 pytestmark = INTEROP
 
@@ -168,16 +168,3 @@ def test_sigterm_is_quick_while_traffic_flows_and_peers_are_gone() -> None:
         start = time.monotonic()
         assert nodes[1].stop() == 0
         assert time.monotonic() - start < 5
-
-
-def traces(namespace: Namespace) -> dict[str, str]:
-    """Everything a node may have changed in a namespace: devices, addresses, routes, rules, packet filter."""
-    commands = {
-        "devices": ("ip", "-br", "link"),
-        "addresses": ("ip", "-br", "addr"),
-        "routes": ("ip", "route", "show", "table", "all"),
-        "routes6": ("ip", "-6", "route", "show", "table", "all"),
-        "rules": ("ip", "rule"),
-        "filter": ("nft", "list", "ruleset"),
-    }
-    return {name: namespace.run(*command).stdout for name, command in commands.items()}

@@ -181,6 +181,13 @@ class OurNode(RunningNode):
         return self.namespace.spawn(*argv, label=f"{self.options.hostname}-ours")
 
 
+class NodeWithoutDevice(OurNode):
+    """`--no-tun`, which is among its options: ready once it says so."""
+
+    def wait_ready(self) -> None:
+        self.wait_logged("peer id", READY_SECONDS)
+
+
 def make_node(kind: str, namespace: Namespace, options: NodeOptions) -> RunningNode:
     """A `StockNode` or an `OurNode`, by `kind`."""
     return {"stock": StockNode, "ours": OurNode}[kind](namespace, options)

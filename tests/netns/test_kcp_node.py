@@ -17,7 +17,7 @@ import pytest
 from easytier_host.crypto import network_digest
 from tests.interop.kcp_scenes import STACKS, KcpPair, endings, kcp_options, kcp_pair, transports
 from tests.interop.scenes import PORT, listener, options_for, wait_joined
-from tests.netns.nodes import OurNode
+from tests.netns.nodes import NodeWithoutDevice, OurNode
 from tests.netns.requirements import NETNS
 from tests.netns.tcp_games import finish, games
 from tests.netns.topology import Namespace, Topology, wait_for
@@ -158,13 +158,6 @@ def test_a_listener_of_the_node_is_not_dialled() -> None:
         assert answer["outcome"] in ("refused", "reset")
         assert transports(nodes.source, "kcp")
         assert "is refused to peers" in nodes.destination.log()
-
-
-class NodeWithoutDevice(OurNode):
-    """`--no-tun`: ready once it says so."""
-
-    def wait_ready(self) -> None:
-        self.wait_logged("peer id", 20.0)
 
 
 def test_a_destination_without_device_dials_loopback() -> None:

@@ -288,6 +288,19 @@ def add_address(namespace: Namespace, device: str, address: str) -> None:
     namespace.run("ip", "link", "set", device, "up")
 
 
+def traces(namespace: Namespace) -> dict[str, str]:
+    """Everything a node may have changed in a namespace: devices, addresses, routes, rules, packet filter."""
+    commands = {
+        "devices": ("ip", "-br", "link"),
+        "addresses": ("ip", "-br", "addr"),
+        "routes": ("ip", "route", "show", "table", "all"),
+        "routes6": ("ip", "-6", "route", "show", "table", "all"),
+        "rules": ("ip", "rule"),
+        "filter": ("nft", "list", "ruleset"),
+    }
+    return {name: namespace.run(*command).stdout for name, command in commands.items()}
+
+
 def take_logs() -> list[tuple[str, str]]:
     """Title and last words of each process of the open topologies, and of those that ended in an error since the last call."""
     logs = [*_last_words, *(log for topology in _live for log in topology._logs())]

@@ -165,6 +165,8 @@ class Config:
     tcp_whitelist: tuple[PortRange, ...] = ()
     udp_whitelist: tuple[PortRange, ...] = ()
     access: tuple[AccessRule, ...] = ()
+    drain_timeout: int = 10
+    """Seconds for which a node that was told to stop waits for the flows that it carries."""
     console_log_level: str = "info"
     file_log: FileLog = FileLog()
     flags: Flags = Flags()

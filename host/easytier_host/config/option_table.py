@@ -179,6 +179,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _option("ipv6", "ipv6", NODE, metavar="ADDRESS"),
         _option("hostname", "hostname", NODE, metavar="NAME"),
         _option("instance-name", "instance_name", NODE, short="m", metavar="NAME"),
+        _option("drain-timeout", "drain_timeout", NODE, metavar="SECONDS"),
         _flag("no_tun", NODE),
         _flag("dev_name", NODE),
         _flag("mtu", NODE),

@@ -208,6 +208,13 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             target="access",
         ),
         Setting(
+            "drain_timeout",
+            kinds.integer(0, 3600),
+            "our own: seconds for which a node that gets SIGTERM waits for the flows that it carries (docs/reliability.md)",
+            target="drain_timeout",
+            default=10,
+        ),
+        Setting(
             "rpc_portal",
             _PORTAL,
             "where easytier-cli may ask: a port of 127.0.0.1, ip:port, or off; empty: the first free port from 15888",

@@ -41,7 +41,7 @@ class TunnelInfo:
     remote_url: str
 
 
-def _ignore(_event: object) -> None:
+def _ignore(*_event: object) -> None:
     """What a tunnel does with its events until somebody listens."""
 
 
@@ -49,17 +49,20 @@ class Tunnel(ABC):
     """One underlay connection between neighbours.
 
     `on_frames` gets every batch that arrived, each item one frame of 16 to 2000 bytes.  `on_close` is called exactly once
-    with a reason a user can read, whoever closed; nothing is delivered after it.
+    with a reason a user can read, whoever closed; nothing is delivered after it.  `on_doubt` says that the other side may
+    have gone, on the word of a datagram that anybody can send: whoever listens asks the neighbour.
     """
 
     info: TunnelInfo
     on_frames: Callable[[list[bytes]], None]
     on_close: Callable[[str], None]
+    on_doubt: Callable[[], None]
 
     def __init__(self, info: TunnelInfo) -> None:
         self.info = info
         self.on_frames = _ignore
         self.on_close = _ignore
+        self.on_doubt = _ignore
 
     @abstractmethod
     def send(self, frames: Sequence[bytes]) -> bool:

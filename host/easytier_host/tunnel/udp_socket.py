@@ -6,6 +6,10 @@ is checked and its frame put with the others of its tunnel, and each tunnel gets
 packs frames into batches, `_write` hands each to the kernel in one call (UDP_SEGMENT), and what the kernel does not take
 waits in the backlog for `_flush`.
 
+What a listener's socket gets for a connection that it does not know is answered with a goodbye (`udp_wire.build_goodbye`): a
+node that was restarted, or a neighbour whose address has changed, is thus found out by the first datagram instead of by
+silence.  So are tunnels that close.
+
 In between datagrams may be left to gather for a millisecond (`gathering.py`).
 
 Where the system lacks GSO or GRO, or the route's device cannot do it, datagrams go one by one; nobody above notices.
@@ -47,6 +51,7 @@ from easytier_host.tunnel.udp_wire import (
     UDP_HEADER_SIZE,
     batch_frames,
     build_control,
+    build_goodbye,
     data_layout,
 )
 from easytier_host.tunnel.url import TunnelUrl, subscriber
@@ -62,6 +67,8 @@ FLUSH_BATCHES: Final = 64
 FRAGMENTS_SECONDS: Final = 60.0
 MAX_TUNNELS: Final = 1024
 MAX_TUNNELS_PER_HOST: Final = 64
+GOODBYES_PER_SECOND: Final = 64
+"""To strangers, who may have forged the address to which they go: fewer bytes, and no more datagrams, than came."""
 _READ_BYTES: Final = 1 << 16
 _RETRY_SECONDS: Final = 0.002
 _SHUTDOWN: Final = "this node is shutting down"
@@ -101,6 +108,8 @@ class UdpSocket:
         self._relieved = anyio.Event()
         self._fragments_until = 0.0
         self._gathering = Gathering()
+        self._goodbyes_left = GOODBYES_PER_SECOND
+        self._goodbyes_renewed_at = 0.0
         enlarge_buffers(sock)
         self.gso = offload and has_gso(sock)
         self.gro = offload and enable_gro(sock)
@@ -130,9 +139,11 @@ class UdpSocket:
         return tunnel
 
     def remove_tunnel(self, tunnel: UdpTunnel) -> None:
-        """Forget a tunnel that closed."""
+        """Forget a tunnel that closed, and tell its other side, if that was ever heard."""
         if self._tunnels.pop(tunnel.key, None) is None:
             return
+        if tunnel.heard and not self.closed:
+            self._write(build_goodbye(tunnel.key[1]), UDP_HEADER_SIZE, tunnel.address)
         host = subscriber(tunnel.address[0])
         self._per_host[host] -= 1
         if not self._per_host[host]:
@@ -144,14 +155,17 @@ class UdpSocket:
         """Close the socket and end all its tunnels with `reason`; idempotent."""
         if self.closed:
             return
+        # No datagram of theirs may follow a goodbye, and the last of them closes a connector's socket.
+        self._backlog.clear()
+        self._backlog_bytes = 0
+        for tunnel in list(self._tunnels.values()):
+            tunnel.close(reason)
+        if self.closed:
+            return
         self.closed = True
         anyio.notify_closing(self._sock)
         self._sock.close()
-        self._backlog.clear()
-        self._backlog_bytes = 0
         self._relieve()
-        for tunnel in list(self._tunnels.values()):
-            tunnel.close(reason)
 
     def whole_frame_size(self, address: Address) -> int:
         """See `Tunnel.whole_frame_size`.  It matters to who asks alone that nothing is cut, so asking ends the minute."""
@@ -211,6 +225,7 @@ class UdpSocket:
         finally:
             for tunnel, frames in inboxes.items():
                 if not tunnel.closed:
+                    tunnel.heard = True
                     tunnel.on_frames(frames)
 
     def _sort(self, size: int, segment: int, address: Address, inboxes: dict[UdpTunnel, list[bytes]]) -> None:
@@ -231,7 +246,7 @@ class UdpSocket:
                     if conn_id != inbox_id:
                         inbox, inbox_id = self._inbox(address, conn_id, inboxes), conn_id
                     if inbox is None:
-                        self.counters.unknown += 1
+                        self._meet_stranger(conn_id, address)
                     else:
                         inbox.append(frame)
         for offset in range(start, size or 1, segment or 1):
@@ -245,10 +260,12 @@ class UdpSocket:
         if length != len(datagram) - UDP_HEADER_SIZE:
             self.counters.malformed += 1
         elif kind == KIND_DATA:
-            if not PEER_HEADER_SIZE <= length <= MAX_FRAME_SIZE:
+            if length == 0:
+                self._take_goodbye(conn_id, address)
+            elif not PEER_HEADER_SIZE <= length <= MAX_FRAME_SIZE:
                 self.counters.bad_size += 1
             elif (inbox := self._inbox(address, conn_id, inboxes)) is None:
-                self.counters.unknown += 1
+                self._meet_stranger(conn_id, address)
             else:
                 inbox.append(bytes(datagram[UDP_HEADER_SIZE:]))
         elif kind == KIND_SYN and length == MAGIC_SIZE and self._on_tunnel is not None:
@@ -259,6 +276,24 @@ class UdpSocket:
     def _inbox(self, address: Address, conn_id: int, inboxes: dict[UdpTunnel, list[bytes]]) -> list[bytes] | None:
         tunnel = self._tunnels.get((None if self._on_tunnel is None else address, conn_id))
         return None if tunnel is None else inboxes.setdefault(tunnel, [])
+
+    def _meet_stranger(self, conn_id: int, address: Address) -> None:
+        """Somebody believes to have a connection here: the one before this node was restarted, or before the address of either
+        side changed."""
+        self.counters.unknown += 1
+        now = anyio.current_time()
+        if now - self._goodbyes_renewed_at >= 1:
+            self._goodbyes_left, self._goodbyes_renewed_at = GOODBYES_PER_SECOND, now
+        if self._on_tunnel is not None and self._goodbyes_left:
+            self._goodbyes_left -= 1
+            self._write(build_goodbye(conn_id), UDP_HEADER_SIZE, address)
+
+    def _take_goodbye(self, conn_id: int, address: Address) -> None:
+        tunnel = self._tunnels.get((None if self._on_tunnel is None else address, conn_id))
+        if tunnel is None:
+            self.counters.bad_size += 1
+        else:
+            tunnel.on_doubt()
 
     def _answer_syn(self, on_tunnel: Callable[[UdpTunnel], None], conn_id: int, magic: bytes, address: Address) -> None:
         """Open a tunnel for a new SYN; answer it, or a repeated one, with as many bytes as came.
@@ -362,12 +397,14 @@ class UdpSocket:
 
 
 class UdpTunnel(Tunnel):
-    """One connection on a UDP socket.  Nothing on the wire says that it ended: the layer above notices silence."""
+    """One connection on a UDP socket.  What is said at its end may be lost: the layer above notices silence."""
 
     def __init__(self, udp_socket: UdpSocket, key: tuple[Address | None, int], address: Address, info: TunnelInfo) -> None:
         super().__init__(info)
         self.key = key
         self.address = address
+        self.heard = False
+        """A frame has come from the other side, so that it is no stranger who hears of the end."""
         self._socket = udp_socket
         self._closed = False
         self._dropped_frames = 0

@@ -48,6 +48,15 @@ def build_control(conn_id: int, kind: int, magic: bytes) -> bytes:
     return UDP_HEADER.pack(conn_id, kind, len(magic)) + magic
 
 
+def build_goodbye(conn_id: int) -> bytes:
+    """A Data datagram without a frame: the sender knows no such connection, or not any more.
+
+    Nothing on this wire was made for that.  Stock from 2.6.0 on ends a connection at such a datagram, older ones skip it; a
+    node of our kind takes it for a reason to ask (`Tunnel.on_doubt`), since anybody may send one.
+    """
+    return UDP_HEADER.pack(conn_id, KIND_DATA, 0)
+
+
 def is_sack(datagram: bytes, conn_id: int, magic: bytes) -> bool:
     """True for the answer to the SYN with this connection id and magic."""
     return (

@@ -14,11 +14,11 @@ import pytest
 from easytier_host import connector
 from easytier_host import tunnel as tunnels
 from easytier_host.admission import Admission
-from easytier_host.connector import keep_connected
+from easytier_host.connector import Connectors, keep_connected
 from easytier_host.handshake import HandshakeError
 from easytier_host.peer_conn import PeerConn
 from easytier_host.tunnel import Tunnel, TunnelError, TunnelUrl
-from tests.unit.host.helpers import PEER, FakeClock, FakeTunnel, fake_tunnel, make_conn
+from tests.unit.host.helpers import OTHER, PEER, FakeClock, FakeTunnel, fake_tunnel, make_conn
 from tests.unit.host.tunnel.helpers import running, until
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,6 @@ class World:
         self.dials = 0
         self.finished = anyio.Event()
         monkeypatch.setattr(tunnels, "connect", self._connect)
-        monkeypatch.setattr(connector, "anyio", SimpleNamespace(sleep=self._sleep))
 
     async def _connect(self, url: TunnelUrl, _tasks: object) -> Tunnel:
         assert url == URL
@@ -53,7 +52,7 @@ class World:
             raise outcome
         return outcome
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self.clock.advance(seconds)
         if not self.outcomes:
@@ -64,7 +63,7 @@ class World:
 @asynccontextmanager
 async def kept(world: World, jitter: Callable[[], float] = lambda: 0.5) -> AsyncIterator[None]:
     async with running() as tasks:
-        tasks.start_soon(keep_connected, URL, tasks, cast("Admission", world), world.clock, jitter)
+        tasks.start_soon(keep_connected, URL, tasks, cast("Admission", world), world.clock, jitter, world.sleep)
         yield
 
 
@@ -75,11 +74,11 @@ def gone_conn() -> PeerConn:
     return conn
 
 
-async def test_pauses_double_up_to_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pauses_double_up_to_four_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, [TunnelError("nobody there") for _ in range(7)])
     async with kept(world):
         await world.finished.wait()
-    assert world.pauses == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
+    assert world.pauses == [1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0]
 
 
 @pytest.mark.parametrize(("jitter", "pause"), [(0.0, 0.75), (1.0, 1.25)])
@@ -131,7 +130,7 @@ async def test_a_steady_connection_clears_the_back_off_and_a_short_one_does_not(
         world.clock.advance(connector.STEADY_AFTER)
         steady.gone.set()
         await world.finished.wait()
-    assert world.pauses == [1.0, 2.0, 4.0, 8.0, 10.0, 1.0]
+    assert world.pauses == [1.0, 2.0, 4.0, 4.0, 4.0, 0.2]
 
 
 async def test_the_url_stands_in_the_line_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,3 +139,46 @@ async def test_the_url_stands_in_the_line_once(monkeypatch: pytest.MonkeyPatch, 
         async with kept(world):
             await world.finished.wait()
     assert [record.getMessage() for record in caplog.records] == [f"no connection to {URL}: connection refused; trying again"]
+
+
+async def test_a_url_that_is_named_no_more_is_left_and_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = make_conn(PEER), make_conn(OTHER)
+    joined = [first, second]
+    dialled: list[str] = []
+
+    async def connect(url: TunnelUrl, _tasks: object) -> Tunnel:
+        dialled.append(str(url))
+        return FakeTunnel()
+
+    async def join(_tunnel: Tunnel) -> PeerConn:
+        return joined.pop(0)
+
+    monkeypatch.setattr(tunnels, "connect", connect)
+    async with running() as tasks:
+        admission = cast("Admission", SimpleNamespace(join=join))
+        connectors = Connectors(tasks, admission, FakeClock(), lambda: 0.5)
+        connectors.replace([str(URL)])
+        await until(lambda: not joined[1:])
+        connectors.replace([str(URL), "tcp://192.0.2.2:1"])
+        await until(lambda: not joined)
+        assert not first.tunnel.closed
+        connectors.replace(["tcp://192.0.2.2:1"])
+        await until(lambda: first.tunnel.closed)
+        assert not second.tunnel.closed
+        assert dialled == [str(URL), "tcp://192.0.2.2:1"]
+
+
+async def test_who_waits_to_dial_again_need_not_once_the_network_has_changed() -> None:
+    async with running() as tasks:
+        connectors = Connectors(tasks, cast("Admission", None), FakeClock(), lambda: 0.5)
+        done = anyio.Event()
+
+        async def wait() -> None:
+            await connectors.pause(3600)
+            done.set()
+
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert not done.is_set()
+        connectors.hurry()
+        await done.wait()

@@ -166,3 +166,24 @@ def test_any_packet_is_judged(first: int, protocol: int, rest: bytes) -> None:
     packet = packet[:9] + bytes((protocol,)) + packet[10:]
     door.guard.admit([packet], PEER)
     door.guard.note([device_frame(packet), packet])
+
+
+def test_a_closed_door_lets_no_new_tcp_in_and_says_why() -> None:
+    door = Door()
+    door.guard.close("this node is stopping")
+    assert door.guard.watches_packets
+    assert not door.admits(tcp(22))
+    assert door.refused[0][2] == "this node is stopping"
+    assert door.guard.refusal("tcp", PEER, None, ip_address("10.144.0.1"), 22) == "this node is stopping"
+    # What has begun goes on, and so do datagrams, of which nobody knows what begins.
+    assert door.admits(tcp(22, flags=ACK))
+    assert door.admits(udp("10.144.0.2", "10.144.0.1", 53))
+
+
+def test_another_configuration_holds_from_then_on() -> None:
+    door = Door(tcp_whitelist=((22, 22),))
+    door.guard.configure(Config(ipv4=IPv4Interface("10.144.0.1/24"), tcp_whitelist=((80, 80),)))
+    assert door.admits(tcp(80))
+    assert not door.admits(tcp(22))
+    door.guard.configure(Config(ipv4=IPv4Interface("10.144.0.1/24")))
+    assert not door.guard.watches_packets

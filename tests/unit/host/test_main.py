@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Self
+from typing import Any, Self
 
 import anyio.lowlevel
 import pytest
 
-from easytier_host.config import Config
+from easytier_host.config import Config, Loaded
+from easytier_host.log import Levels
 from easytier_host.main import main
 from easytier_host.portal import address
+from easytier_host.reload import reload
 
 
 class FakeNodeError(Exception):
@@ -32,6 +36,9 @@ class Stage:
     fails: set[str] = field(default_factory=set)
     closes: bool = False
     signals: list[int] = field(default_factory=list)
+    """Sent to the process, the last one first, once a node is up and after each reload."""
+    patience: list[float] = field(default_factory=list)
+    reloads: int = 0
 
 
 @pytest.fixture
@@ -41,6 +48,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     class FakeNode:
         def __init__(self, config: Config) -> None:
             self.name = config.instance_name
+            self.config = config
             self.stopped = anyio.Event()
 
         async def __aenter__(self) -> Self:
@@ -56,12 +64,15 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
                 os.kill(os.getpid(), stage.signals.pop())
             await self.stopped.wait()
 
-        def stop(self) -> None:
+        async def drain(self, patience: float) -> None:
+            stage.patience.append(patience)
+            await anyio.lowlevel.checkpoint()
             self.stopped.set()
 
         async def __aexit__(self, *_: object) -> None:
-            with anyio.CancelScope(shield=True):
-                await anyio.lowlevel.checkpoint()
+            # Who was drained has time to end in good order; whoever is cancelled has not.
+            with anyio.CancelScope(shield=not self.stopped.is_set()):
+                await anyio.sleep(0.01)
             stage.said.append(f"{self.name} down")
 
     module = ModuleType("easytier_host.instance")
@@ -88,7 +99,55 @@ def test_a_signal_stops_every_node_and_is_no_failure(stage: Stage, tmp_path: Pat
     stage.signals = [number]
     assert main(two_files(tmp_path), environ={}) == 0
     assert sorted(stage.said) == ["a down", "a up", "b down", "b up"]
+    # Who asks at a terminal does not want to wait; who restarts a service does not want flows to be cut.
+    assert stage.patience == ([0.0, 0.0] if number == signal.SIGINT else [10.0, 10.0])
     assert signal.getsignal(number) == before
+
+
+def test_the_file_says_how_long_a_node_waits_for_its_flows(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("drain_timeout = 3")
+    stage.signals = [signal.SIGTERM]
+    assert main(["-c", f"{tmp_path}/a.toml"], environ={}) == 0
+    assert stage.patience == [3.0]
+
+
+def test_sighup_reads_the_configuration_again_and_stops_nothing(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.toml").write_text('hostname = "before"')
+    read: list[str] = []
+
+    async def reload(read_again: Callable[[], Loaded], nodes: Sequence[object], levels: Levels) -> None:
+        await anyio.lowlevel.checkpoint()
+        (tmp_path / "a.toml").write_text('hostname = "after"')
+        read.extend(config.hostname for config in read_again().configs)
+        assert len(nodes) == 1
+        assert levels.set("info", "")
+        os.kill(os.getpid(), stage.signals.pop())
+
+    monkeypatch.setattr("easytier_host.reload.reload", reload)
+    stage.signals = [signal.SIGTERM, signal.SIGHUP]
+    assert main(["-c", f"{tmp_path}/a.toml"], environ={}) == 0
+    assert read == ["after"]
+    assert stage.said == ["default up", "default down"]
+
+
+def test_standard_input_cannot_be_read_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'hostname = "a"')))
+    said = capsys.readouterr
+
+    async def then_stop(*arguments: Any) -> None:
+        await reload(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("easytier_host.reload.reload", then_stop)
+    stage.signals = [signal.SIGHUP]
+    assert main(["-c", "-"], environ={}) == 0
+    lines = said().err
+    assert "standard input cannot be read again" in lines
+    assert "nothing is changed" in lines
 
 
 def test_a_node_that_cannot_start_ends_all_with_one_line(

@@ -226,3 +226,57 @@ def test_the_answer_to_a_handshake_is_repeated_within_the_allowance_of_pongs() -
     conn.tick(1001.0)
     assert conn.repeat_answer() == b"hello"
     assert make_conn(PEER).repeat_answer() is None
+
+
+def test_a_neighbour_in_doubt_is_asked_at_once_and_dead_after_a_second_without_answer() -> None:
+    conn, clock = make_conn(PEER), FakeClock()
+    receive(conn, pong(conn.tick(clock.now) or b""), clock.now)
+    assert conn.doubt(clock.now) is not None
+    assert conn.is_silent
+    # Whatever repeats the reason changes nothing: no further ping, no further second.
+    assert conn.doubt(clock.advance(0.9)) is None
+    assert not conn.is_dead(clock.now)
+    assert conn.is_dead(clock.advance(0.2))
+
+
+def test_the_answer_to_a_later_ping_ends_the_doubt_and_nothing_else_does() -> None:
+    conn, clock = make_conn(PEER), FakeClock()
+    before = conn.tick(clock.now) or b""
+    clock.advance(0.1)
+    asked = conn.doubt(clock.now) or b""
+    # Sent before the neighbour went, perhaps, and late on its way.
+    receive(conn, pong(before), clock.advance(0.1))
+    assert conn.is_silent
+    receive(conn, pong(asked), clock.advance(0.1))
+    conn.tick(clock.now)
+    assert not conn.is_silent
+    assert not conn.is_dead(clock.advance(1.0))
+
+
+def test_frames_that_go_on_coming_end_a_doubt_without_a_pong() -> None:
+    conn, clock = make_conn(PEER), FakeClock()
+    conn.doubt(clock.now)
+    for _ in range(2):
+        conn.received_frames += 1
+        conn.tick(clock.advance(TICK))
+    assert not conn.is_dead(clock.now)
+    assert not conn.is_silent
+
+
+def test_a_flood_of_forged_goodbyes_costs_a_ping_in_five_seconds() -> None:
+    conn, clock, pings = make_conn(PEER), FakeClock(), 0
+    for _ in range(1000):
+        ping = conn.doubt(clock.advance(0.01))
+        if ping is not None:
+            pings += 1
+            receive(conn, pong(ping), clock.advance(0.001))
+        assert not conn.is_dead(clock.now)
+    assert pings == 2
+
+
+def test_a_far_neighbour_in_doubt_has_four_round_trips() -> None:
+    conn, clock = make_conn(PEER), FakeClock()
+    conn.take_pong(pong(conn.tick(clock.now) or b""), clock.advance(0.6))
+    conn.doubt(clock.now)
+    assert not conn.is_dead(clock.advance(2.3))
+    assert conn.is_dead(clock.advance(0.2))

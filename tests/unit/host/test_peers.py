@@ -172,3 +172,22 @@ def test_a_silent_connection_yields_to_one_that_answers_before_it_counts_as_dead
     new.received_frames += 1
     peers.map.tick(clock.advance(0.5))
     assert peers.map.best[PEER] is old
+
+
+def test_frames_leave_a_connection_in_doubt_and_it_is_closed_without_answer() -> None:
+    peers, clock = Peers(), FakeClock()
+    doubted, other = peers.add(PEER, 0.02), peers.add(PEER, 0.2)
+    peers.map.doubt(doubted, clock.now)
+    assert peers.map.best[PEER] is other
+    [ping] = fake_tunnel(doubted).take()
+    assert PeerHeader.parse(ping).packet_type == PacketType.PING
+    peers.map.tick(clock.advance(1.0))
+    assert fake_tunnel(doubted).reason == "no answer to pings"
+    assert peers.map.connections(PEER) == [other]
+
+
+def test_all_can_be_in_doubt_at_once() -> None:
+    peers, clock = Peers(), FakeClock()
+    connections = [peers.add(PEER), peers.add(OTHER)]
+    peers.map.doubt_all(clock.now)
+    assert all(len(fake_tunnel(conn).take()) == 1 for conn in connections)

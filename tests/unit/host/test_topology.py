@@ -60,6 +60,7 @@ class Net:
     latencies: dict[tuple[int, int], int] = field(default_factory=dict)
     told: list[tuple[PeerInfo, PeerCapabilities]] = field(default_factory=list)
     forgotten: list[int] = field(default_factory=list)
+    succeeded: list[int] = field(default_factory=list)
     outbound: SimpleNamespace = field(default_factory=SimpleNamespace)
     inbound: SimpleNamespace = field(default_factory=SimpleNamespace)
     events: EventBoard = field(default_factory=EventBoard)
@@ -97,6 +98,7 @@ class Net:
             self.events,
             config,
             latencies=lambda: self.latencies,
+            on_succeeded=self.succeeded.append,
         )
 
 
@@ -183,6 +185,19 @@ async def test_an_address_stays_with_the_peer_that_had_it() -> None:
         topology.changed()
         await until(lambda: topology.record(PEER) is None)
         assert topology.peer_for(IPv4Address("10.144.0.2")) == peer_info(net.records[0])
+
+
+async def test_a_node_that_started_again_puts_its_predecessor_in_doubt() -> None:
+    net = row()
+    topology = net.topology()
+    async with started(topology):
+        assert net.succeeded == []
+        again = replace(net.records[1], peer_id=77)
+        net.records.append(again)
+        net.links[PEER] = net.links[PEER] | {77}
+        topology.changed()
+        await until(lambda: topology.record(77))
+        assert net.succeeded == [FAR]
 
 
 async def test_latency_first_takes_the_quicker_way() -> None:

@@ -110,7 +110,7 @@ def test_an_option_without_effect_is_said_to_have_none(option: Option, tmp_path:
         "manual-routes": "10.0.0.0/8", "socks5": "1080",
         "port-forward": "tcp://0.0.0.0:1/10.0.0.1:2", "vpn-portal": "wg://0.0.0.0:1/10.0.0.0/24", "mtu": "1000",
         "secret-file": str(secret), "rpc-portal": "0", "metrics-listener": "0", "rpc-portal-whitelist": "127.0.0.0/8",
-        "tcp-whitelist": "80,8000-8100", "udp-whitelist": "53",
+        "drain-timeout": "5", "tcp-whitelist": "80,8000-8100", "udp-whitelist": "53",
         "encryption-algorithm": "xor", "default-protocol": "udp", "compression": "zstd",
         "console-log-level": "debug", "file-log-level": "debug", "file-log-size": "5", "file-log-count": "5",
         "multi-thread-count": "5", "foreign-relay-bps-limit": "5", "instance-recv-bps-limit": "5",

@@ -380,7 +380,7 @@ class TestListener:
             (UDP_HEADER.pack(1, KIND_DATA, 20) + bytes(21), "malformed"),
             (data(1, bytes(15)), "bad_size"),
             (data(1, bytes(2001)), "bad_size"),
-            (data(2, bytes(16)), "unknown"),
+            (data(2, b""), "bad_size"),
             (data(1, bytes(16), 0), "ignored"),
             (data(1, bytes(16), 255), "ignored"),
             (data(1, b"", 4), "ignored"),

@@ -1,0 +1,120 @@
+"""A device that is deleted under the node, and comes back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Network, IPv6Network
+
+import anyio
+import pytest
+
+from easytier_host.nic import lasting
+from easytier_host.nic.base import NicError
+from easytier_host.nic.lasting import LastingNic
+from easytier_host.nic.memory import MemoryNic
+from tests.unit.host.tunnel.helpers import running, until
+
+pytestmark = pytest.mark.anyio
+
+PACKET = b"\x45" + bytes(19)
+ROUTE = IPv4Network("10.1.0.0/16")
+
+
+class Device(MemoryNic):
+    """`close` from outside is `ip link del`."""
+
+    routes: Collection[IPv4Network | IPv6Network] = ()
+
+    async def replace_routes(self, cidrs: Collection[IPv4Network | IPv6Network]) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.routes = cidrs
+
+
+class Maker:
+    """Makes the successors, after as many failures as `failures` says."""
+
+    def __init__(self) -> None:
+        self.made: list[Device] = []
+        self.failures: list[str] = []
+
+    async def __call__(self) -> Device:
+        await anyio.lowlevel.checkpoint()
+        if self.failures:
+            raise NicError(self.failures.pop(0))
+        self.made.append(Device("et0"))
+        return self.made[-1]
+
+
+@asynccontextmanager
+async def read(nic: LastingNic, got: list[bytes]) -> AsyncIterator[None]:
+    """As the node reads it."""
+
+    async def loop() -> None:
+        while True:
+            await nic.wait_readable()
+            got.extend(nic.read_batch())
+
+    async with running() as tasks:
+        tasks.start_soon(loop)
+        yield
+
+
+async def test_packets_and_routes_go_by_the_successor(caplog: pytest.LogCaptureFixture) -> None:
+    first, maker, got = Device("et0"), Maker(), list[bytes]()
+    nic = LastingNic(first, maker)
+    await nic.replace_routes([ROUTE])
+    first.write_frames([b"not IP"])
+    with caplog.at_level(logging.INFO):
+        async with read(nic, got):
+            first.inject_packets([PACKET])
+            await until(lambda: got)
+            first.close()
+            await until(lambda: maker.made and maker.made[0].routes)
+            assert set(maker.made[0].routes) == {ROUTE}
+            maker.made[0].inject_packets([PACKET])
+            await until(lambda: len(got) == 2)
+            nic.write_frames([bytes(10) + PACKET])
+            assert maker.made[0].take_packets() == [PACKET]
+            assert nic.dropped_packets == 1
+    assert "is closed; making it anew" in caplog.text
+    assert "et0 is back, with its addresses and 1 routes" in caplog.text
+
+
+async def test_it_tries_until_it_can_and_says_each_reason_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lasting, "FIRST_PAUSE", 0.001)
+    first, maker = Device("et0"), Maker()
+    maker.failures = ["et0 is taken", "et0 is taken", "no permission"]
+    async with read(LastingNic(first, maker), []):
+        first.close()
+        await until(lambda: maker.made)
+    assert caplog.text.count("et0 is taken; trying again") == 1
+    assert caplog.text.count("no permission; trying again") == 1
+
+
+async def test_what_is_written_while_there_is_none_is_dropped_and_counted() -> None:
+    first, maker = Device("et0"), Maker()
+    nic = LastingNic(first, maker)
+    first.close()
+    nic.write_frames([bytes(10) + PACKET])
+    assert nic.read_batch() == []
+    assert nic.dropped_packets == 1
+    # Afterwards the reader comes by the loss that it was told of by an empty batch.
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(nic.wait_readable)
+            await until(lambda: maker.made)
+            maker.made[0].inject_packets([PACKET])
+    assert nic.dropped_packets == 1
+
+
+async def test_a_device_that_the_node_closes_stays_closed() -> None:
+    maker = Maker()
+    nic = LastingNic(Device("et0"), maker)
+    nic.close()
+    with pytest.raises(NicError):
+        await nic.wait_readable()
+    assert maker.made == []
