@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from ipaddress import IPv4Address
@@ -119,20 +120,27 @@ def tcp_frames(data: bytes) -> None:
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
+class _Told:
+    """What a socket needs of a tunnel."""
+
+    def __init__(self, on_doubt: Callable[[], None]) -> None:
+        self.on_doubt = on_doubt
+
+
 def udp_datagrams(data: bytes) -> None:
     """What the kernel gives as one read: datagrams of one size, and the rest."""
     script = Script(data)
     segment, body = script.number(2) % 2100 or 1, script.rest()
     sock: Any = object.__new__(UdpSocket)
     sock.counters, sock._view, sock._on_tunnel = UdpCounters(), memoryview(body), None
-    # Any object does for a tunnel.
-    sock._tunnels = {(None, 1): "tunnel"}
+    goodbyes: list[int] = []
+    sock._tunnels = {(None, 1): _Told(lambda: goodbyes.append(1))}
     inboxes: dict[Any, list[bytes]] = {}
     sock._sort(len(body), segment, ("192.0.2.1", 1), inboxes)
     counters = sock.counters
     frames = [frame for inbox in inboxes.values() for frame in inbox]
     dropped = counters.malformed + counters.ignored + counters.unknown + counters.bad_size
-    assert len(frames) + dropped == max(1, -(-len(body) // segment))
+    assert len(frames) + dropped + len(goodbyes) == max(1, -(-len(body) // segment))
     assert all(PEER_HEADER_SIZE <= len(frame) <= 2000 for frame in frames)
     packed = b"".join(batch.payload for batch in udp_wire.batch_frames(1, frames))
     assert packed == b"".join(udp_wire.UDP_HEADER.pack(1, udp_wire.KIND_DATA, len(frame)) + frame for frame in frames)

@@ -281,10 +281,12 @@ class UdpSocket:
         """Somebody believes to have a connection here: the one before this node was restarted, or before the address of either
         side changed."""
         self.counters.unknown += 1
+        if self._on_tunnel is None:
+            return
         now = anyio.current_time()
         if now - self._goodbyes_renewed_at >= 1:
             self._goodbyes_left, self._goodbyes_renewed_at = GOODBYES_PER_SECOND, now
-        if self._on_tunnel is not None and self._goodbyes_left:
+        if self._goodbyes_left:
             self._goodbyes_left -= 1
             self._write(build_goodbye(conn_id), UDP_HEADER_SIZE, address)
 
