@@ -15,6 +15,8 @@ SHARE: Final = 0.02
 """Seconds of work in a second."""
 BURST: Final = 0.5
 """Seconds of work at once: what the first synchronisation with a network of some thousand nodes takes."""
+DEBT_MAX: Final = 1.0
+"""Seconds of work: a neighbour is heard again after 25 s at the latest."""
 BYTE_COST: Final = 1e-7
 """Seconds that a byte of an answer counts."""
 MAX_NEIGHBOURS: Final = 2048
@@ -33,8 +35,8 @@ class Allowance:
         return self._missing(neighbour, now) < BURST
 
     def spend(self, neighbour: int, seconds: float, now: float) -> None:
-        """Take out what was done, even if it was more than there was."""
-        missing = self._missing(neighbour, now) + seconds
+        """Take out what was done, even if it was more than there was.  Debts have a bound: nobody is unheard for long."""
+        missing = min(self._missing(neighbour, now) + seconds, DEBT_MAX)
         self._spent.pop(neighbour, None)
         if len(self._spent) >= MAX_NEIGHBOURS:
             self._spent = {each: spent for each, spent in self._spent.items() if self._missing(each, now)}

@@ -77,6 +77,7 @@ class PeerRpc:
         new_transaction: Callable[[], int],
         *,
         clock: Callable[[], float] = time.monotonic,
+        work_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._my_peer_id = my_peer_id
         self._domain = domain
@@ -84,6 +85,7 @@ class PeerRpc:
         self._metrics = metrics
         self._new_transaction = new_transaction
         self._clock = clock
+        self._work_clock = work_clock
         self._allowance = Allowance()
         self._calls: dict[int, _Call] = {}
         self._services: dict[str, Mapping[int, Handler]] = {}
@@ -141,9 +143,10 @@ class PeerRpc:
         if not self._allowance.permits(neighbour, now):
             self._metrics.dropped_rpc += 1
             return
-        began = self._clock()
+        # Not the time that passes: a machine that is busy or sleeps meanwhile is not the neighbour's doing.
+        began = self._work_clock()
         answered = self._take(from_peer, packet_type, payload, now, neighbour)
-        self._allowance.spend(neighbour, self._clock() - began + answered * BYTE_COST, now)
+        self._allowance.spend(neighbour, self._work_clock() - began + answered * BYTE_COST, now)
 
     def _take(self, from_peer: int, packet_type: int, payload: bytes, now: float, neighbour: int) -> int:
         """Returns the bytes of the answer."""

@@ -24,15 +24,22 @@ def test_a_burst_and_then_a_share() -> None:
 
 def test_one_long_answer_is_paid_for_afterwards() -> None:
     allowance = Allowance()
-    allowance.spend(PEER, 10 * BURST, 0.0)
-    assert not allowance.permits(PEER, 9 * BURST / SHARE)
-    assert allowance.permits(PEER, 9 * BURST / SHARE + 0.1)
+    allowance.spend(PEER, 1.5 * BURST, 0.0)
+    assert not allowance.permits(PEER, 0.5 * BURST / SHARE - 0.1)
+    assert allowance.permits(PEER, 0.5 * BURST / SHARE + 0.1)
+
+
+def test_nobody_goes_unheard_for_long_whatever_an_answer_took() -> None:
+    allowance = Allowance()
+    allowance.spend(PEER, 60.0, 0.0)
+    assert not allowance.permits(PEER, 24.0)
+    assert allowance.permits(PEER, 26.0)
 
 
 def test_the_table_is_bounded_and_forgets_those_first_who_owe_nothing() -> None:
     allowance = Allowance()
     allowance.spend(PEER, 10.0, 0.0)
     for neighbour in range(1, 3 * MAX_NEIGHBOURS):
-        allowance.spend(neighbour, 0.001, neighbour / 100)
+        allowance.spend(neighbour, 0.000_01, neighbour / 1000)
     assert len(allowance._spent) <= MAX_NEIGHBOURS
     assert not allowance.permits(PEER, 1.0)

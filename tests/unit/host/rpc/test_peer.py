@@ -304,7 +304,7 @@ def test_a_neighbour_that_costs_too_much_goes_unheard() -> None:
         clock.advance(0.1)
         return Reply()
 
-    node = PeerRpc(B, "lab", lambda *_: None, net.metrics[B], count(1).__next__, clock=clock)
+    node = PeerRpc(B, "lab", lambda *_: None, net.metrics[B], count(1).__next__, clock=clock, work_clock=clock)
     node.offer("S", {1: slow})
     for name in range(1, 30):
         node.receive(name, PacketType.RPC_REQ, packet(from_peer=name).SerializeToString(), clock.now, OTHER)
