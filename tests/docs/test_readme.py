@@ -54,6 +54,8 @@ def test_the_files_are_a_valid_configuration(tmp_path: Path) -> None:
     toml, *more = blocks("toml")
     file = tmp_path / "home.toml"
     file.write_text("\n".join([toml, *more]), encoding="utf-8")
+    assert "`chmod 600 home.toml`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    file.chmod(0o600)
     result = run(["easytier-core", "-c", str(file), "--check-config"], limit=30)
     assert result.returncode == 0, result.stderr
     assert "warning" not in result.stderr.lower()

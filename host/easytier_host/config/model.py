@@ -165,7 +165,7 @@ class Config:
     tcp_whitelist: tuple[PortRange, ...] = ()
     udp_whitelist: tuple[PortRange, ...] = ()
     access: tuple[AccessRule, ...] = ()
-    drain_timeout: int = 5
+    drain_timeout: int = 3
     """Seconds for which a node that was told to stop waits for the flows that it carries."""
     console_log_level: str = "info"
     file_log: FileLog = FileLog()

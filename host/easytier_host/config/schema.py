@@ -212,7 +212,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             kinds.integer(0, 3600),
             "our own: seconds for which a node that gets SIGTERM waits for the flows that it carries (docs/reliability.md)",
             target="drain_timeout",
-            default=5,
+            default=3,
         ),
         Setting(
             "rpc_portal",

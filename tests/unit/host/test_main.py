@@ -100,7 +100,7 @@ def test_a_signal_stops_every_node_and_is_no_failure(stage: Stage, tmp_path: Pat
     assert main(two_files(tmp_path), environ={}) == 0
     assert sorted(stage.said) == ["a down", "a up", "b down", "b up"]
     # Who asks at a terminal does not want to wait; who restarts a service does not want flows to be cut.
-    assert stage.patience == ([0.0, 0.0] if number == signal.SIGINT else [5.0, 5.0])
+    assert stage.patience == ([0.0, 0.0] if number == signal.SIGINT else [3.0, 3.0])
     assert signal.getsignal(number) == before
 
 
