@@ -101,7 +101,7 @@ def this_machine() -> dict[str, str]:
         "cpu": models[0] if models else platform.machine(),
         "cores": str(os.cpu_count()),
         "load": f"{os.getloadavg()[0]:.1f}",
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "ours": version("easytier-kcp-plugin"),
         "stock": _stock_version(),

@@ -46,7 +46,8 @@ _TABLES: Final = {
 _PLUGINS: Final = """\
 [plugins]
 # Plugins by name: true, false, or a table of their options; easytier-core --list-plugins shows what is installed.
-#auto = true
+#kcp = true     # carry TCP by KCP where the peer takes it
+#auto = true    # ... and only where the path loses packets
 """
 
 
