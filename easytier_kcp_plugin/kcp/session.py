@@ -572,7 +572,7 @@ class Session:
         """When it is given up if nothing comes."""
         if self.peer_offer is None:
             return self._heard_at + silence.SILENCE
-        return silence.given_up_at(self._heard_at, self._host.crowd(self.peer_id))
+        return silence.given_up_at(self._heard_at, self._host.crowd(self.peer_id)[1])
 
     def _ping_time(self) -> float:
         """When a PING is due.  A stock peer whose FIN came answers it with RST: wanted only if it takes nothing any more."""

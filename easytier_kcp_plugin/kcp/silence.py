@@ -39,11 +39,9 @@ def asks_at(conv: int, heard_at: float, crowd: tuple[int, float]) -> float:
     return min(own, max(heard_at, peer_heard_at) + PING_AFTER * (1 + turn / 2))
 
 
-def given_up_at(heard_at: float, crowd: tuple[int, float]) -> float:
-    """When it is given up."""
-    sessions, peer_heard_at = crowd
-    own = heard_at + PING_AFTER * (_patience(sessions) - 1) + SILENCE
-    return min(own, max(heard_at, peer_heard_at) + SILENCE)
+def given_up_at(heard_at: float, peer_heard_at: float) -> float:
+    """When it is given up.  This does not depend on how many there are: as a crowd goes, who is left has to ask before."""
+    return min(heard_at + PING_AFTER * (PATIENCE_MAX - 1) + SILENCE, max(heard_at, peer_heard_at) + SILENCE)
 
 
 def _patience(sessions: int) -> float:

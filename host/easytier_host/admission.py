@@ -97,6 +97,9 @@ class Admission:
             self._metrics.handshakes_refused += 1
             tunnel.close(str(error))
             raise
+        except BaseException:
+            tunnel.close("not wanted any more")
+            raise
 
     async def _ask(self, tunnel: Tunnel, inbox: _Inbox) -> bytes:
         hello = encode_hello(self._identity)

@@ -17,6 +17,7 @@ A flow's decision is made once and kept.  What costs anything is done per flow; 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -133,6 +134,7 @@ class FlowGate:
         """Of the flows whose SYN is held."""
         self._held = 0
         self._relayed: dict[int, tuple[TcpConnection, TcpConnection]] = {}
+        self._unwatched = itertools.count(1)
         self._idle = anyio.Event()
         self._refuses = ""
         """Why no flow may begin any more."""
@@ -233,14 +235,16 @@ class FlowGate:
 
     async def relay(self, flow_id: int, source: TcpConnection, destination: TcpConnection) -> None:
         """Let bytes pass between the ends of a flow until it has ended; `close` may end it."""
-        self._relayed[flow_id] = source, destination
+        # Flows beyond the table have no number.
+        key = flow_id or -next(self._unwatched)
+        self._relayed[key] = source, destination
         flow = self.table.get(flow_id)
         if flow is not None:
             flow.stack = " and ".join(dict.fromkeys(filter(None, (source.stack, destination.stack))))
         try:
             await carry(source, destination, partial(self.report, flow_id))
         finally:
-            self._relayed.pop(flow_id, None)
+            self._relayed.pop(key, None)
             if not self._relayed:
                 self._idle.set()
                 self._idle = anyio.Event()

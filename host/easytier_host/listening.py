@@ -21,12 +21,12 @@ async def open_listeners(
 
     Raises `TunnelError` for the first that cannot be had; of the twins that is only logged.
     """
-    for text in urls:
-        url = TunnelUrl.parse(text)
+    wanted = [TunnelUrl.parse(text) for text in urls]
+    for url in wanted:
         listener = await tunnels.listen(url, tasks, on_tunnel)
         opened.append(listener)
-        if url.host == "0.0.0.0" and ipv6:
-            twin = TunnelUrl(url.scheme, "::", TunnelUrl.parse(listener.url).port)
+        twin = TunnelUrl(url.scheme, "::", TunnelUrl.parse(listener.url).port)
+        if url.host == "0.0.0.0" and ipv6 and twin not in wanted:
             try:
                 opened.append(await tunnels.listen(twin, tasks, on_tunnel))
             except TunnelError as error:

@@ -118,8 +118,8 @@ class PeerConn:
         return self._ping(now)
 
     def is_live(self, now: float, within: float = LIVE_TIME) -> bool:
-        """Whether the neighbour has sent anything over this connection within so many seconds."""
-        return now - self._last_received_at < within
+        """Whether the neighbour has sent anything over this connection within so many seconds, and is not in doubt."""
+        return now - self._last_received_at < within and self._doubted_at is None
 
     def probe(self) -> None:
         """Let the next tick ping, whenever that were due."""

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from easytier_host.hearsay import Hearsay
 from easytier_host.pb import peer_rpc_pb2
 from easytier_host.route_records import (
     MAX_NEIGHBOURS,
@@ -138,6 +139,7 @@ class LinkState:
         self._sessions: dict[int, _Session] = {}
         self._records: dict[int, _Record] = {}
         self._conns: dict[int, _ConnInfo] = {}
+        self._hearsay = Hearsay()
         self._records_brought: Counter[int] = Counter()
         self._links_brought: Counter[int] = Counter()
         self._links = 0
@@ -218,9 +220,20 @@ class LinkState:
             del self._sessions[peer_id]
         for peer_id in peer_ids - self._neighbours:
             self._sessions[peer_id] = _Session(self._random_u64())
-        self._neighbours = peer_ids
+        left, self._neighbours = self._neighbours - peer_ids, peer_ids
         self._conn_version += 1
         self._generation += 1
+        for peer_id in left:
+            self._believe(peer_id)
+
+    def _believe(self, peer_id: int) -> None:
+        """Take what others have said of somebody who was a neighbour until now."""
+        record, row = self._hearsay.take(peer_id)
+        if record is not None and record.bringer in self._sessions:
+            self._take_record(record.bringer, self._sessions[record.bringer], record.message, record.now)
+        stored = self._conns.get(peer_id)
+        if row is not None and row.bringer in self._sessions and (stored is None or row.version > stored.version):
+            self._take_row(row.bringer, peer_id, row.version, row.neighbours, row.now)
 
     # What we send
 
@@ -341,6 +354,8 @@ class LinkState:
         is_its_own = peer_id == bringer
         if not is_its_own and peer_id in self._neighbours:
             # Its own will come, or has.
+            if (stored is None or version > stored.view.version) and message.ByteSize() <= MAX_RECORD_SIZE:
+                self._hearsay.note_record(bringer, message, now)
             _raise_to(session.records, peer_id, version)
             return
         # What others said of it before it came may have any version.
@@ -370,7 +385,9 @@ class LinkState:
             self.counters.conn_info_refused += 1
             return
         known = {peer_id: conn.version for peer_id, conn in self._conns.items()}
-        known |= dict.fromkeys(self._neighbours - {bringer}, _LAST_VERSION)
+        told = self._neighbours - {bringer}
+        for peer_id in told:
+            known[peer_id] = max(known.get(peer_id, 0), self._hearsay.row_version(peer_id))
         if bringer in self._conns and self._conns[bringer].bringer != bringer:
             # What others said of it before it came may have any version.
             del known[bringer]
@@ -383,7 +400,11 @@ class LinkState:
             return
         rows += decode_peer_list(peer_list, known)
         for peer_id, version, neighbours in rows:
-            self._take_row(bringer, peer_id, version, neighbours, now)
+            if peer_id in told:
+                # It knows better itself.
+                self._hearsay.note_row(bringer, peer_id, version, neighbours, now)
+            else:
+                self._take_row(bringer, peer_id, version, neighbours, now)
         for entry in [*bitmap.peer_ids, *(info.peer_id for info in peer_list.peer_conn_infos)]:
             stored = self._conns.get(entry.peer_id)
             ours = self._conn_version if entry.peer_id == self.peer_id else stored.version if stored is not None else 0

@@ -11,6 +11,8 @@ from anyio.lowlevel import checkpoint
 PAUSE_FACTOR: Final = 9.0
 """The rest after a work, in times of its length: it takes a tenth of the time at most."""
 SHORTEST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 2.0
+"""Of large networks on slow machines the news come late otherwise."""
 
 
 class Turns:
@@ -35,4 +37,4 @@ class Turns:
     async def rest(self) -> None:
         """The work is done: wait as long as the next one may not begin."""
         self.stop()
-        await anyio.sleep(max(SHORTEST_PAUSE, self._spent * PAUSE_FACTOR))
+        await anyio.sleep(max(SHORTEST_PAUSE, min(LONGEST_PAUSE, self._spent * PAUSE_FACTOR)))

@@ -59,7 +59,12 @@ class UnderlayWatch:
             return
         with news:
             news.setblocking(False)
-            news.bind((0, _GROUPS))
+            try:
+                news.bind((0, _GROUPS))
+            except OSError as error:
+                # Sandboxes allow the socket, and no groups.
+                logger.debug("no news of interfaces: %s", error)
+                return
             while True:
                 with anyio.move_on_after(LOOK_INTERVAL) as quiet:
                     await anyio.wait_readable(news)

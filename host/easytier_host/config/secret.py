@@ -70,4 +70,5 @@ def hidden(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[list[str], 
             secret = word.partition("=")[2]
         else:
             kept.append(word)
-    return None if secret is None else (kept, {**environ, VARIABLE: secret})
+    # An empty one is no secret, and an empty variable no setting.
+    return (kept, {**environ, VARIABLE: secret}) if secret else None

@@ -46,8 +46,8 @@ _TABLES: Final = {
 _PLUGINS: Final = """\
 [plugins]
 # Plugins by name: true, false, or a table of their options; easytier-core --list-plugins shows what is installed.
-#kcp = true     # carry TCP by KCP where the peer takes it
-#auto = true    # ... and only where the path loses packets
+# kcp = true carries TCP by KCP where the peer takes it (as enable_kcp_proxy does), auto only where the path loses packets.
+#auto = true
 """
 
 

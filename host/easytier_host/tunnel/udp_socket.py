@@ -66,7 +66,7 @@ DRAIN_READS: Final = 256
 FLUSH_BATCHES: Final = 64
 FRAGMENTS_SECONDS: Final = 60.0
 MAX_TUNNELS: Final = 1024
-MAX_TUNNELS_PER_HOST: Final = 64
+MAX_TUNNELS_PER_HOST: Final = 256
 GOODBYES_PER_SECOND: Final = 64
 """To strangers, who may have forged the address to which they go: fewer bytes, and no more datagrams, than came."""
 _READ_BYTES: Final = 1 << 16

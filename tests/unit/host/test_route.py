@@ -410,6 +410,27 @@ class TestReceiving:
         assert [peer.hostname for peer in state.peers()] == ["right"]
         assert state.connections() == {RIGHT: {ME}}
 
+    def test_what_others_said_of_a_neighbour_counts_once_it_is_none(self) -> None:
+        """It has moved to another neighbour of ours, which told us before we knew that its connection to us is dead."""
+        state = node(neighbours=[LEFT, RIGHT])
+        state.handle_request(RIGHT, request_from(RIGHT, record(RIGHT, 3, hostname="right"), rows={RIGHT: (3, {ME})}), 0.0)
+        news = request_from(
+            LEFT, record(LEFT), record(RIGHT, 4, hostname="moved"), rows={LEFT: (1, {ME, RIGHT}), RIGHT: (5, {LEFT, FAR})}
+        )
+        state.handle_request(LEFT, news, 1.0)
+        assert {peer.hostname for peer in state.peers()} == {"", "right"}
+        state.remove_neighbour(RIGHT)
+        assert {peer.hostname for peer in state.peers()} == {"", "moved"}
+        assert state.connections()[RIGHT] == {LEFT, FAR}
+
+    def test_what_others_said_of_a_neighbour_is_forgotten_with_who_said_it(self) -> None:
+        state = node(neighbours=[LEFT, RIGHT])
+        state.handle_request(RIGHT, request_from(RIGHT, record(RIGHT, 3, hostname="right")), 0.0)
+        state.handle_request(LEFT, request_from(LEFT, record(RIGHT, 4, hostname="moved")), 1.0)
+        state.remove_neighbour(LEFT)
+        state.remove_neighbour(RIGHT)
+        assert [peer.hostname for peer in state.peers()] == ["right"]
+
     def test_a_neighbour_is_believed_about_itself_whatever_was_said_before_it_came(self) -> None:
         state = node(neighbours=[LEFT])
         last = 0xFFFF_FFFF

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
+import anyio
+import pytest
+
 from easytier_host.peer_conn import PeerConn
 from easytier_host.underlay_watch import UnderlayWatch, source_address
 from tests.unit.host.helpers import OTHER, PEER, make_conn
@@ -66,3 +71,14 @@ def test_the_routing_table_knows_the_address() -> None:
     assert source_address("tcp://[::1]:9") == "::1"
     assert source_address("ring://x") is None
     assert source_address("udp://host.invalid") is None
+
+
+@pytest.mark.anyio
+async def test_a_sandbox_without_news_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deaf(socket.socket):
+        def bind(self, _address: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(socket, "socket", Deaf)
+    with anyio.fail_after(5):
+        await Net().watch.run()

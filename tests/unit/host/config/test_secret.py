@@ -84,3 +84,7 @@ def test_the_command_line_is_made_anew_without_the_secret(words: list[str], left
 def test_other_command_lines_stay() -> None:
     assert hidden(["easytier-core", "-n", "--network-secrets", "x"], {}) is None
     assert hidden(["easytier-core", "--network-secret"], {}) is None
+
+
+def test_an_empty_secret_is_none() -> None:
+    assert hidden(["--network-secret", "", "--no-tun"], {}) is None
