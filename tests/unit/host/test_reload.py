@@ -36,10 +36,10 @@ async def test_each_change_is_applied_or_said_to_need_a_restart(caplog: pytest.L
     async with make_node(1) as node:
         with caplog.at_level(logging.INFO, "easytier.reload"):
             await change(
-                node, hostname="other", tcp_whitelist=((22, 22),), drain_timeout=3, flags=replace(node.config.flags, mtu=1300)
+                node, hostname="other", tcp_whitelist=((22, 22),), drain_timeout=7, flags=replace(node.config.flags, mtu=1300)
             )
         assert node.config.hostname == "node1"
-        assert node.config.drain_timeout == 3
+        assert node.config.drain_timeout == 7
         assert [record.getMessage() for record in caplog.records if record.name == "easytier.reload"] == [
             "hostname has changed, which needs a restart",
             "tcp_whitelist: applied",

@@ -7,7 +7,7 @@ import time
 import anyio
 import pytest
 
-from easytier_host.turns import PAUSE_FACTOR, SHORTEST_PAUSE, Turns
+from easytier_host.turns import LONGEST_PAUSE, PAUSE_FACTOR, SHORTEST_PAUSE, Turns
 
 pytestmark = pytest.mark.anyio
 
@@ -37,12 +37,21 @@ async def test_its_own_time_counts_and_not_that_of_others(slept: list[float], mo
         tasks.start_soon(others)
         now += 0.1
         await turns.give()
-        now += 0.2
+        now += 0.1
         turns.stop()
         now += 7.0
         await turns.rest()
-    assert now == pytest.approx(112.3)
-    assert slept == [pytest.approx(0.3 * PAUSE_FACTOR)]
+    assert now == pytest.approx(112.2)
+    assert slept == [pytest.approx(0.2 * PAUSE_FACTOR)]
+
+
+async def test_a_rest_has_an_end(slept: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(anyio, "current_time", lambda: now)
+    turns = Turns()
+    now += 10.0
+    await turns.rest()
+    assert slept == [LONGEST_PAUSE]
 
 
 async def test_there_is_always_a_rest(slept: list[float]) -> None:
