@@ -32,8 +32,9 @@ _U32: Final = 0xFFFF_FFFF
 
 # Ours.
 CONNECT_TIMEOUT: Final = 10.0
+"""Seconds; as long as stock's."""
 SHADOW_LIFE: Final = 10.0
-"""Seconds: as long as stock waits for an answer, and that an established session may wait to be announced."""
+"""Seconds that an established session may wait to be announced."""
 RST_BURST: Final = 64
 RST_RATE: Final = 64.0
 """Answers to strangers a second: enough to clear a restarted peer's flows, nothing for a flood."""

@@ -25,6 +25,7 @@ EMPTYING_LIMIT: Final = 30.0
 CROWD: Final = 1024
 """Sessions with a peer that ask as often as a single one."""
 PATIENCE_MAX: Final = 8.0
+"""Times PING_AFTER, however many there are."""
 TURNS: Final = 256
 
 
@@ -35,14 +36,11 @@ def asks_at(conv: int, heard_at: float, crowd: tuple[int, float]) -> float:
     if sessions <= CROWD:
         return heard_at + PING_AFTER
     turn = conv % TURNS / TURNS
-    own = heard_at + PING_AFTER * (1 + (_patience(sessions) - 1) * (1 + turn) / 2)
+    patience = min(sessions / CROWD, PATIENCE_MAX)
+    own = heard_at + PING_AFTER * (1 + (patience - 1) * (1 + turn) / 2)
     return min(own, max(heard_at, peer_heard_at) + PING_AFTER * (1 + turn / 2))
 
 
 def given_up_at(heard_at: float, peer_heard_at: float) -> float:
     """When it is given up.  This does not depend on how many there are: as a crowd goes, who is left has to ask before."""
     return min(heard_at + PING_AFTER * (PATIENCE_MAX - 1) + SILENCE, max(heard_at, peer_heard_at) + SILENCE)
-
-
-def _patience(sessions: int) -> float:
-    return min(max(1.0, sessions / CROWD), PATIENCE_MAX)
