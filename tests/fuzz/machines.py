@@ -31,7 +31,6 @@ from easytier_kcp_plugin.kcp import arq, ikcp
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer, SocketAddress
 from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.engine import Engine, PathFactory
-from easytier_kcp_plugin.kcp.events import Closed, Incoming
 from easytier_kcp_plugin.kcp.header import PacketType as KcpType
 from easytier_kcp_plugin.kcp.header import SessionHeader
 from easytier_kcp_plugin.kcp.limits import Limits
@@ -40,6 +39,7 @@ from easytier_kcp_plugin.kcp.session import Session
 from tests.fuzz.script import Script
 from tests.unit.host import helpers
 from tests.unit.host.test_datapath import Host
+from tests.unit.kcp.network import settle
 
 ME, PEER = 2002, 1001
 MY_ADDRESS: Final = IPv4Address("10.144.0.1").packed
@@ -172,17 +172,7 @@ class _Victim:
 
     def poll(self) -> float:
         """Until it rests; returns the deadline."""
-        for _ in range(100):
-            poll = self.endpoint.poll(self.now)
-            for event in poll.events:
-                if isinstance(event, Incoming):
-                    self.sessions.append(event.session)
-                elif isinstance(event, Closed):
-                    assert event.session not in self.closed
-                    self.closed.append(event.session)
-            if poll.deadline > self.now:
-                return poll.deadline
-        raise AssertionError("an endpoint does not come to rest")
+        return settle(self.endpoint, self.now, self.sessions, self.closed)
 
     def wait(self, seconds: float) -> None:
         end = self.now + seconds

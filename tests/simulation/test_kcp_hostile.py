@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from easytier_kcp_plugin.kcp import ikcp
 from easytier_kcp_plugin.kcp.endpoint import Endpoint
-from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Incoming
+from easytier_kcp_plugin.kcp.events import CloseReason
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, PING, PONG, RST, SYN, SYN_ACK, PacketType, SessionHeader
 from easytier_kcp_plugin.kcp.limits import Limits
 from easytier_kcp_plugin.kcp.segment import Segment
 from easytier_kcp_plugin.kcp.session import Session
-from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Network, request
+from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Network, request, settle
 
 SMALL = Limits(sessions=12, sessions_per_peer=8, half_open=8, half_open_per_peer=6)
 u32 = st.one_of(st.integers(0, 8), st.integers(0, 0xFFFF_FFFF), st.integers(0xFFFF_FFF0, 0xFFFF_FFFF))
@@ -97,17 +97,7 @@ class Victim:
             self.endpoint.reset(session, self.now)
 
     def poll(self) -> None:
-        for _ in range(100):
-            poll = self.endpoint.poll(self.now)
-            for event in poll.events:
-                if isinstance(event, Incoming):
-                    self.sessions.append(event.session)
-                elif isinstance(event, Closed):
-                    assert event.session not in self.closed
-                    self.closed.append(event.session)
-            if poll.deadline > self.now:
-                return
-        raise AssertionError("an endpoint does not come to rest")
+        settle(self.endpoint, self.now, self.sessions, self.closed)
 
     def wait(self, seconds: float) -> None:
         end = self.now + seconds

@@ -97,6 +97,21 @@ class End(Protocol):
     def poll(self, now: float, congested: Collection[int] = ()) -> Poll: ...
 
 
+def settle(endpoint: Endpoint, now: float, sessions: list[Session], closed: list[Session]) -> float:
+    """Poll until it rests; returns its deadline.  Notes the sessions that came in, and those that closed, each once."""
+    for _ in range(100):
+        poll = endpoint.poll(now)
+        for event in poll.events:
+            if isinstance(event, Incoming):
+                sessions.append(event.session)
+            elif isinstance(event, Closed):
+                assert event.session not in closed
+                closed.append(event.session)
+        if poll.deadline > now:
+            return poll.deadline
+    raise AssertionError("an endpoint does not come to rest")
+
+
 class Network:
     """The clock, the link, and the two ends.  `filter` may drop a packet by returning False."""
 
