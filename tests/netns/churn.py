@@ -2,9 +2,10 @@
 
 Not a test: `test_soak.py` runs it as a child in a namespace, against the server of `tcp_games`.
 
-    SECONDS AT_ONCE SEED WITHOUT ADDRESS PORT     one line of JSON at the end: games by name, and what went wrong
+    SECONDS AT_ONCE SEED SOURCE ADDRESS PORT     one line of JSON at the end: games by name, and what went wrong
 
-Workers play one game after the other, none of those that WITHOUT names, separated by commas.  What a game receives it also
+Workers play one game after the other.  SOURCE is the kind of node that they sit behind: behind a genuine one, `stock`, whoever
+ends its direction first gets no answer, and each source port is used for one flow at a time.  What a game receives it also
 checks.
 """
 
@@ -60,7 +61,7 @@ async def idle(address: str, port: int, chance: random.Random) -> None:
 async def reset(address: str, port: int, chance: random.Random) -> None:
     """In the middle of a download."""
     with anyio.fail_after(LIMIT):
-        async with await anyio.connect_tcp(address, port) as stream:
+        async with await tcp_games.connect(address, port) as stream:
             await stream.send((5_000_000).to_bytes(8, "big"))
             for _ in range(chance.randrange(4)):
                 await stream.receive()
@@ -71,7 +72,7 @@ async def reset(address: str, port: int, chance: random.Random) -> None:
 async def leave(address: str, port: int, chance: random.Random) -> None:
     """Close with an answer under way."""
     with anyio.fail_after(LIMIT):
-        async with await anyio.connect_tcp(address, port) as stream:
+        async with await tcp_games.connect(address, port) as stream:
             await stream.send((300_000).to_bytes(8, "big"))
             await anyio.sleep(chance.random() / 2)
 
@@ -101,10 +102,15 @@ GAMES: Final[tuple[tuple[Callable[[str, int, random.Random], Awaitable[None]], s
 """A game, the habit of the server that it plays with, and how often it is chosen."""
 
 
-async def churn(seconds: float, at_once: int, seed: int, without: list[str], address: str, port: int) -> dict[str, Any]:
+OWN_PORTS: Final = range(10_000, 20_000)
+
+
+async def churn(seconds: float, at_once: int, seed: int, source: str, address: str, port: int) -> dict[str, Any]:
     """Play; returns the numbers of games, and the errors."""
     end = time.monotonic() + seconds
-    games = [(game, habit, weight) for game, habit, weight in GAMES if game.__name__ not in without]
+    games = [each for each in GAMES if source == "ours" or each[0] is not half_close]
+    if source == "stock":
+        tcp_games.Sources.take_turns(OWN_PORTS)
     played: Counter[str] = Counter()
     errors: list[str] = []
 
@@ -126,8 +132,8 @@ async def churn(seconds: float, at_once: int, seed: int, without: list[str], add
 
 
 def main() -> None:
-    seconds, at_once, seed, without, address, port = sys.argv[1:]
-    play = partial(churn, float(seconds), int(at_once), int(seed), without.split(","), address, int(port))
+    seconds, at_once, seed, source, address, port = sys.argv[1:]
+    play = partial(churn, float(seconds), int(at_once), int(seed), source, address, int(port))
     sys.stdout.write(json.dumps(anyio.run(play)) + "\n")
 
 

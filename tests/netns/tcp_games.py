@@ -19,7 +19,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -176,6 +176,23 @@ async def serve(address: str, port: int) -> None:
 # The clients' side: one function a game.  Each returns what is printed.
 
 
+class Sources:
+    """The ports that connections come from."""
+
+    turns: Iterator[int | None] = itertools.repeat(None)
+
+    @classmethod
+    def take_turns(cls, ports: Iterable[int]) -> None:
+        """Another one of `ports` for each connection.  The system may use one for two destinations at a time, which a genuine
+        source takes for one flow and resets."""
+        cls.turns = itertools.cycle(ports)
+
+
+async def connect(address: str, port: int) -> SocketStream:
+    """A connection to the server."""
+    return await anyio.connect_tcp(address, port, local_port=next(Sources.turns))
+
+
 async def flows(
     address: str,
     port: int,
@@ -200,7 +217,7 @@ async def flows(
         stage = "connect"
         try:
             with anyio.fail_after(limit):
-                async with await anyio.connect_tcp(address, port) as stream:
+                async with await connect(address, port) as stream:
                     stage = "answer"
                     await stream.send(size_bytes.to_bytes(8, "big"))
                     await _exactly(stream, size_bytes)
@@ -230,7 +247,7 @@ async def download(
     """Take bulk and check it; with `sleep` the reader stops for that many seconds after `after_bytes`."""
     begun = time.monotonic()
     with anyio.fail_after(limit):
-        async with await anyio.connect_tcp(address, port) as stream:
+        async with await connect(address, port) as stream:
             await stream.send(size_bytes.to_bytes(8, "big"))
             digest, left = hashlib.sha256(), size_bytes
             while left:
@@ -249,7 +266,7 @@ async def upload(address: str, port: int, *, size_bytes: int, limit: float = 50.
     """Give bulk in writes of `piece_bytes`, and have its digest back."""
     begun = time.monotonic()
     with anyio.fail_after(limit):
-        async with await anyio.connect_tcp(address, port) as stream:
+        async with await connect(address, port) as stream:
             stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await stream.send(size_bytes.to_bytes(8, "big"))
             digest, left = hashlib.sha256(), size_bytes
@@ -266,7 +283,7 @@ async def banner(address: str, port: int, *, limit: float = 20.0) -> dict[str, A
     """Wait for the server's first word, then talk."""
     begun = time.monotonic()
     with anyio.fail_after(limit):
-        async with await anyio.connect_tcp(address, port) as stream:
+        async with await connect(address, port) as stream:
             assert await _exactly(stream, 6) == b"hello\n"
             waited = time.monotonic() - begun
             await stream.send(b"echo")
@@ -277,7 +294,7 @@ async def banner(address: str, port: int, *, limit: float = 20.0) -> dict[str, A
 async def half_close(address: str, port: int, *, late: float, limit: float = 20.0) -> dict[str, Any]:
     """End our direction after the request; the answer comes `late` seconds later."""
     with anyio.fail_after(limit):
-        async with await anyio.connect_tcp(address, port) as stream:
+        async with await connect(address, port) as stream:
             await stream.send(int(late * 1000).to_bytes(8, "big"))
             await stream.send_eof()
             assert await _exactly(stream, 11) == b"late answer"
@@ -288,7 +305,7 @@ async def half_close(address: str, port: int, *, late: float, limit: float = 20.
 async def digest_at_end(address: str, port: int, *, size_bytes: int, limit: float = 30.0) -> dict[str, Any]:
     """The answer comes only after the end of our direction."""
     with anyio.fail_after(limit):
-        async with await anyio.connect_tcp(address, port) as stream:
+        async with await connect(address, port) as stream:
             payload = os.urandom(size_bytes)
             await stream.send(payload)
             await stream.send_eof()
@@ -300,7 +317,7 @@ async def digest_at_end(address: str, port: int, *, size_bytes: int, limit: floa
 async def secret(address: str, port: int, *, canary: str, repeat: int) -> dict[str, Any]:
     """Say the same words again and again, and have them back."""
     with anyio.fail_after(20):
-        async with await anyio.connect_tcp(address, port) as stream:
+        async with await connect(address, port) as stream:
             assert await _exactly(stream, 6) == b"hello\n"
             for _ in range(repeat):
                 await stream.send(canary.encode())
@@ -315,7 +332,7 @@ async def attempt(address: str, port: int, *, limit: float = 15.0) -> dict[str, 
     outcome = "no answer"
     with anyio.move_on_after(limit):
         try:
-            async with await anyio.connect_tcp(address, port) as stream:
+            async with await connect(address, port) as stream:
                 connected = time.monotonic() - begun
                 outcome = "open"
                 with _until_end():
@@ -338,7 +355,7 @@ async def idle(address: str, port: int, *, count: int, seconds: float, at_once: 
 
     async def worker() -> None:
         for _ in numbers:
-            stream = await anyio.connect_tcp(address, port)
+            stream = await connect(address, port)
             streams.append(stream)
             assert await _exactly(stream, 6) == b"hello\n"
 

@@ -111,9 +111,8 @@ def test_what_nodes_hold_stays_level_and_goes_with_the_flows() -> None:
         before = [look(each) for each in ours]
         churns = []
         for number, ((one, _), served) in enumerate(played.items()):
-            # An application behind stock that ends its direction first gets no answer.
-            without = "half_close" if one is stock else ""
-            arguments = (str(SECONDS), str(AT_ONCE), str(number), without, served.address, str(served.port))
+            kind = "stock" if one is stock else "ours"
+            arguments = (str(SECONDS), str(AT_ONCE), str(number), kind, served.address, str(served.port))
             churns.append(one.namespace.spawn(sys.executable, str(CHURN), *arguments, label="churn"))
         held: list[list[Holding]] = [[], []]
         end = time.monotonic() + SECONDS
