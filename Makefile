@@ -16,7 +16,8 @@ PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 SYSTEM_COMMANDS := ip iperf3 ping nft tmux curl
 SYSTEM_PACKAGES := iproute2 iperf3 iputils-ping nftables tmux curl
 
-# Those that keep a core busy run beside each other; then the others one by one, quick ones first, and whatever else has a folder.
+# Those that keep a core busy run beside each other; then the others one by one, quick ones first, and whatever else has a folder;
+# the soak, which mostly waits, beside them.
 BUSY_TESTS = $(wildcard $(addprefix tests/,unit simulation fuzz attack))
 TEST_ORDER := plugins docs interop netns
 TEST_DIRS = $(wildcard $(TEST_ORDER:%=tests/%))
@@ -103,7 +104,7 @@ unit: $(STAMP)
 
 test: system-deps check native-test
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(BUSY_TESTS) $(PYTEST_ARGS)
-	$(BIN)/python -m pytest $(OTHER_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(OTHER_TESTS) $(PYTEST_ARGS)
 
 fuzz: $(STAMP)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \

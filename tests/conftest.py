@@ -1,4 +1,4 @@
-"""Shared by all tests: the depth of property tests, and the event loop of anyio tests."""
+"""Shared by all tests: the depth of property tests, the event loop of anyio tests, and what may run beside what."""
 
 from __future__ import annotations
 
@@ -17,3 +17,11 @@ settings.load_profile(os.environ.get("ET_HYPOTHESIS", "fast"))
 def anyio_backend() -> str:
     """The loop on which tests marked `anyio` run."""
     return "asyncio"
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` only what names a group of its own runs beside the others."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("others"))

@@ -30,8 +30,8 @@ from tests.netns.topology import Topology, wait_for
 
 logger = logging.getLogger(__name__)
 
-SECONDS: Final = float(os.environ.get("ET_SOAK_SECONDS", "40"))
-AT_ONCE: Final = int(os.environ.get("ET_SOAK_AT_ONCE", "6"))
+SECONDS: Final = float(os.environ.get("ET_SOAK_SECONDS", "150"))
+AT_ONCE: Final = int(os.environ.get("ET_SOAK_AT_ONCE", "3"))
 """Games of each of the three directions."""
 LINE: Final = LinkOptions(delay=0.01, jitter=0.004, loss=0.03)
 METRICS_PORT: Final = 9188
@@ -44,7 +44,7 @@ MAY_STAY: Final = 3
 """Tasks and files more than in the beginning: a timer here, a connection of a monitor there."""
 CHURN: Final = Path(__file__).with_name("churn.py")
 
-pytestmark = [*INTEROP, pytest.mark.timeout(SECONDS + 300)]
+pytestmark = [*INTEROP, pytest.mark.timeout(SECONDS + 300), pytest.mark.xdist_group("soak")]
 
 
 @dataclass(frozen=True)
