@@ -17,6 +17,7 @@ from typing import Final
 
 from easytier_cli.arguments import make_parser as cli_parser
 from easytier_host.config.option_table import MISSING
+from easytier_host.config.options import DOCUMENTATION
 from easytier_host.config.options import make_parser as core_parser
 from easytier_tui.main import make_parser as tui_parser
 
@@ -172,6 +173,7 @@ def _cli_exit() -> dict[str, str]:
 def _see_also(name: str) -> Iterator[str]:
     others = [other for other in SUMMARIES if other != name]
     yield ".SH SEE ALSO\n" + ",\n".join(f".BR {other} (1)" for other in others)
+    yield f".PP\nThe documentation is in \\fI{escape(DOCUMENTATION)}\\fR of the installation; begin with \\fIREADME.md\\fR."
 
 
 def main() -> None:

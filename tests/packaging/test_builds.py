@@ -7,6 +7,7 @@ installed into a clean environment has its dependencies from where pip has them.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from easytier_host.config.options import DOCUMENTATION
+
 PROJECT = Path(__file__).parents[2]
 PARTS = (
     "easytier_kcp_plugin",
@@ -27,11 +30,14 @@ PARTS = (
     "tui",
     "native",
     "packaging",
+    "docs",
+    "examples",
+    "bench",
     "pyproject.toml",
     "setup.py",
     "MANIFEST.in",
 )
-TEXTS = ("README.md", "LICENSE")
+TEXTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE")
 PACKAGES = {"easytier_cli", "easytier_hooks", "easytier_host", "easytier_kcp_plugin", "easytier_tui"}
 SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
 NEEDS_CARGO = pytest.mark.skipif(shutil.which("cargo") is None, reason="no cargo here")
@@ -72,6 +78,16 @@ def build(source: Path, hook: str, target: Path, **environment: str) -> subproce
 def contents(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
+
+
+def dead_links(folder: Path) -> list[str]:
+    """What pages in this folder link to, but is not there."""
+    return [
+        f"{page.relative_to(folder)}: {target}"
+        for page in folder.rglob("*.md")
+        for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +185,8 @@ def test_a_clean_environment_without_a_compiler_takes_the_wheel(native_wheel: Pa
     installed = {str(path.relative_to(clean)) for path in clean.rglob("*") if path.is_file()}
     assert {f"share/man/man1/easytier-{name}.1" for name in ("core", "cli", "tui")} <= installed
     assert {"lib/systemd/system/easytier-core@.service", "lib/sysusers.d/easytier.conf"} <= installed
+    assert f"{DOCUMENTATION}/docs/configuration.md" in installed
+    assert dead_links(clean / DOCUMENTATION) == []
 
 
 def test_what_a_plugin_imports_brings_neither_the_host_nor_a_terminal() -> None:

@@ -73,25 +73,17 @@ def _invert(text: str) -> bool:
 
 def _flag(
     name: str,
-    group: str = "",
+    group: str,
     *,
     option: str = "",
     short: str = "",
     text: str = "",
+    metavar: str = "VALUE",
     to_toml: Callable[[str], Any] | None = None,
 ) -> Option:
     """The option of one flag: named like it, its form and status taken from the setting."""
-    setting = SETTINGS[f"flags.{name}"]
-    return Option(
-        option or name.replace("_", "-"),
-        text or setting.text,
-        group if setting.status is Status.USED else MISSING,
-        Form.SWITCH if setting.kind is BOOLEAN else Form.VALUE,
-        short,
-        setting.key,
-        to_toml or setting.kind.from_text,
-        status=setting.status,
-    )
+    key = f"flags.{name}"
+    return _option(option or name.replace("_", "-"), key, group, short=short, text=text, metavar=metavar, to_toml=to_toml)
 
 
 def _option(
@@ -105,7 +97,7 @@ def _option(
     to_toml: Callable[[str], Any] | None = None,
     has_variable: bool = True,
 ) -> Option:
-    """The option of any other setting."""
+    """The option of a setting, its form and status taken from there."""
     setting = SETTINGS[key]
     form = Form.LIST if setting.many else Form.SWITCH if setting.kind is BOOLEAN else Form.VALUE
     shown_in = group if setting.status is Status.USED else MISSING
@@ -158,12 +150,14 @@ OPTIONS: Final[Mapping[str, Option]] = {
             "secret-file",
             "network_identity.network_secret",
             NETWORK,
-            text="file that holds the password of the network, and nothing else",
+            text="file that holds the password of the network and nothing else",
             metavar="FILE",
             to_toml=read_secret,
         ),
-        _option("peers", "peer", NETWORK, short="p", text="peer to connect to", metavar="URL", to_toml=_peer_from_text),
-        _option("external-node", "peer", NETWORK, short="e", text="the same", metavar="URL", to_toml=_peer_from_text),
+        _option("peers", "peer", NETWORK, short="p", text="peers to connect to", metavar="URL", to_toml=_peer_from_text),
+        _option(
+            "external-node", "peer", NETWORK, short="e", text="the same as --peers", metavar="URL", to_toml=_peer_from_text
+        ),
         _option(
             "listeners",
             "listeners",
@@ -181,11 +175,29 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _option("instance-name", "instance_name", NODE, short="m", metavar="NAME"),
         _option("drain-timeout", "drain_timeout", NODE, metavar="SECONDS"),
         _flag("no_tun", NODE),
-        _flag("dev_name", NODE),
-        _flag("mtu", NODE),
-        _flag("enable_encryption", TRAFFIC, option="disable-encryption", short="u", text="send in plain", to_toml=_invert),
-        _flag("encryption_algorithm", TRAFFIC),
-        _flag("data_compress_algo", TRAFFIC, option="compression"),
+        _flag("dev_name", NODE, metavar="NAME"),
+        _flag("mtu", NODE, metavar="BYTES"),
+        _flag(
+            "enable_encryption",
+            TRAFFIC,
+            option="disable-encryption",
+            short="u",
+            text="seal nothing; must be alike in the whole network",
+            to_toml=_invert,
+        ),
+        _flag(
+            "encryption_algorithm",
+            TRAFFIC,
+            text="how packets are sealed, aes-gcm, aes-256-gcm, chacha20 or xor; must be alike in the whole network",
+            metavar="NAME",
+        ),
+        _flag(
+            "data_compress_algo",
+            TRAFFIC,
+            option="compression",
+            text="compression of packets that this node sends: none (1) or zstd (2)",
+            metavar="NAME",
+        ),
         _flag("latency_first", TRAFFIC),
         _flag("use_smoltcp", TRAFFIC),
         _flag("enable_kcp_proxy", TRAFFIC),
@@ -197,16 +209,18 @@ OPTIONS: Final[Mapping[str, Option]] = {
             "proxy_network",
             SUBNETS,
             short="n",
-            text="subnet to offer to the others: CIDR, or CIDR->CIDR under which they see it",
+            text="subnets to offer to the others: CIDR, or CIDR->CIDR under which they see it",
             metavar="CIDR",
             to_toml=kinds.proxy_network_from_text,
         ),
         _option("manual-routes", "routes", SUBNETS, metavar="CIDR"),
         _option("exit-nodes", "exit_nodes", SUBNETS, metavar="ADDRESS"),
+        _flag("enable_exit_node", SUBNETS),
+        _flag("proxy_forward_by_system", SUBNETS),
         _flag("default_protocol", P2P),
         _flag("enable_ipv6", P2P, option="disable-ipv6", text="no IPv6 in the underlay", to_toml=_invert),
         _flag("disable_p2p", P2P),
-        _flag("need_p2p", P2P),
+        _flag("need_p2p", P2P, text="ask peers to connect directly, those with --lazy-p2p too"),
         _option(
             "console-log-level",
             "console_logger.level",
@@ -225,14 +239,28 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _option("file-log-size", "file_logger.size", LOGS, text="size at which the next file is begun", metavar="MB"),
         _option("file-log-count", "file_logger.count", LOGS, metavar="NUMBER"),
         _option("dhcp", "dhcp", NODE, short="d"),
-        _option("rpc-portal", "rpc_portal", NODE, short="r"),
-        _option("rpc-portal-whitelist", "rpc_portal_whitelist", NODE),
-        _option("metrics-listener", "metrics_listener", NODE, metavar="IP:PORT"),
-        _option("socks5", "socks5_proxy", SUBNETS, to_toml=kinds.socks5_from_text),
-        _option("port-forward", "port_forward", SUBNETS, to_toml=kinds.port_forward_from_text),
+        _option("rpc-portal", "rpc_portal", NODE, short="r", metavar="PORT|IP:PORT"),
+        _option("rpc-portal-whitelist", "rpc_portal_whitelist", NODE, metavar="CIDR"),
+        _option("metrics-listener", "metrics_listener", NODE, metavar="PORT|IP:PORT"),
+        _option(
+            "socks5",
+            "socks5_proxy",
+            SUBNETS,
+            text="SOCKS5 server into the overlay, without password: a port of 127.0.0.1, or socks5://IP:PORT",
+            metavar="PORT|URL",
+            to_toml=kinds.socks5_from_text,
+        ),
+        _option(
+            "port-forward",
+            "port_forward",
+            SUBNETS,
+            text="ports of this machine that lead into the overlay, as tcp://127.0.0.1:8080/10.144.0.2:80; tcp or udp",
+            metavar="PROTO://IP:PORT/IP:PORT",
+            to_toml=kinds.port_forward_from_text,
+        ),
         _option("vpn-portal", "vpn_portal_config", SUBNETS, to_toml=kinds.vpn_portal_from_text),
-        _option("tcp-whitelist", "tcp_whitelist", SUBNETS, has_variable=False),
-        _option("udp-whitelist", "udp_whitelist", SUBNETS, has_variable=False),
+        _option("tcp-whitelist", "tcp_whitelist", SUBNETS, metavar="PORT", has_variable=False),
+        _option("udp-whitelist", "udp_whitelist", SUBNETS, metavar="PORT", has_variable=False),
         _option("stun-servers", "stun_servers", P2P),
         _option("stun-servers-v6", "stun_servers_v6", P2P),
         _option("ipv6-public-addr-provider", "ipv6_public_addr_provider", NODE),
@@ -247,18 +275,12 @@ OPTIONS: Final[Mapping[str, Option]] = {
         _program("machine-id", "name for the managing server", status=Status.IGNORED),
         _program("daemon", "go to the background", Form.SWITCH, has_variable=False, status=Status.IGNORED),
         *(
-            _flag(name)
+            _flag(name, MISSING)
             for name in (
-                *(
-                    "multi_thread",
-                    "multi_thread_count",
-                    "bind_device",
-                    "private_mode",
-                    "relay_network_whitelist",
-                    "relay_all_peer_rpc",
-                ),
+                *("multi_thread", "multi_thread_count", "bind_device"),
+                *("private_mode", "relay_network_whitelist", "relay_all_peer_rpc"),
                 *("disable_udp_hole_punching", "disable_tcp_hole_punching", "disable_sym_hole_punching", "disable_upnp"),
-                *("p2p_only", "lazy_p2p", "enable_exit_node", "proxy_forward_by_system"),
+                *("p2p_only", "lazy_p2p"),
                 *("enable_quic_proxy", "disable_quic_input", "disable_relay_quic", "enable_relay_foreign_network_kcp"),
                 *("enable_relay_foreign_network_quic", "accept_dns", "tld_dns_zone", "foreign_relay_bps_limit"),
                 *("instance_recv_bps_limit", "enable_udp_broadcast_relay"),

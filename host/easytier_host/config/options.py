@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 from easytier_host.config.errors import ConfigError, nearest
 from easytier_host.config.kinds import choice, switch_from_text
 from easytier_host.config.option_table import MISSING, OPTIONS, Form, Option
-from easytier_host.config.schema import Status
+from easytier_host.config.schema import SETTINGS, Status
 from easytier_host.config.secret import warning_of
 from easytier_host.config.toml_lines import Path
 
@@ -25,6 +25,7 @@ DISTRIBUTION: Final = "easytier-kcp-plugin"
 LOG_FORMATS: Final = ("text", "json")
 SHELLS: Final = ("bash", "zsh", "fish")
 SECRET_FILE: Final = "secret-file"
+DOCUMENTATION: Final = f"share/doc/{DISTRIBUTION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,10 @@ def make_parser(program: str = PROGRAM_NAME) -> argparse.ArgumentParser:
         program,
         usage=f"{program} [-c FILE] [option ...]",
         description="One node of an EasyTier mesh network.",
-        epilog="Each option that takes a value can be given as an environment variable: ET_ and its long name, as in "
-        "ET_NETWORK_SECRET.  docs/configuration.md lists them all.  Exit status: 0 ended as asked, 1 wrong configuration or no "
-        "start, 2 wrong usage.",
+        epilog="Most options can be given as an environment variable: ET_ and the long name, as in ET_NETWORK_SECRET.  Where "
+        "several values are taken, the option may be repeated as well.  `easytier-cli config template` prints a file with "
+        f"every key; {DOCUMENTATION} of the installation has the documentation.  Exit status: 0 ended as asked, 1 wrong "
+        "configuration or no start, 2 wrong usage.",
         allow_abbrev=False,
     )
     made.add_argument("-V", "--version", action=_ShowVersion, nargs=0, help="show the version, and end")
@@ -92,7 +94,7 @@ def make_parser(program: str = PROGRAM_NAME) -> argparse.ArgumentParser:
     groups[MISSING] = made.add_argument_group(MISSING)
     for option in OPTIONS.values():
         names = [f"-{option.short}", f"--{option.name}"] if option.short else [f"--{option.name}"]
-        text = option.text.replace("%", "%%")
+        text = _help(option).replace("%", "%%")
         if option.form is Form.ACTION:
             groups[option.group].add_argument(*names, action="append_const", const="true", dest=option.name, help=text)
         elif option.form is Form.SWITCH:
@@ -100,8 +102,15 @@ def make_parser(program: str = PROGRAM_NAME) -> argparse.ArgumentParser:
                 *names, action="append", nargs="?", const="true", dest=option.name, metavar="true|false", help=text
             )
         else:
-            groups[option.group].add_argument(*names, action="append", dest=option.name, metavar=option.metavar, help=text)
+            metavar = f"{option.metavar},..." if option.form is Form.LIST else option.metavar
+            groups[option.group].add_argument(*names, action="append", dest=option.name, metavar=metavar, help=text)
     return made
+
+
+def _help(option: Option) -> str:
+    default = SETTINGS[option.key].default if option.key and option.status is Status.USED else None
+    # That of a switch goes without saying.
+    return f"{option.text} (default: {default})" if default and not isinstance(default, bool) else option.text
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str], *, program: str = PROGRAM_NAME) -> Options:

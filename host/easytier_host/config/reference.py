@@ -37,6 +37,9 @@ error: it names the file, the line and the nearest known key.
   program has taken it off its command line, for which it starts again as the same process; and it may stay in the history of
   your shell.
 
+- [Security](security.md) says what `access` and the whitelists do, [Reliability](reliability.md) how `drain_timeout` and SIGHUP
+  work, [Subnets](subnets.md) how networks are offered, and [Without root](no-root.md) what port forwards and SOCKS5 carry.
+
 Exit status of `easytier-core`: 0 when it ended as asked, 1 when the configuration is wrong or the node could not start, 2 for
 wrong usage. `easytier-core --check-config` checks without starting anything.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from easytier_host.config import Config, FileLog, Flags, load_text, reference
-from easytier_host.config.option_table import OPTIONS, Form, Option
+from easytier_host.config.option_table import MISSING, OPTIONS, Form, Option
 from easytier_host.config.options import make_parser, parse
 from easytier_host.config.schema import SETTINGS, Status
 
@@ -85,6 +85,24 @@ def test_help_names_every_option() -> None:
     text = make_parser().format_help()
     for option in OPTIONS.values():
         assert f"--{option.name}" in text
+
+
+def test_options_that_have_an_effect_stand_in_a_group_with_a_name_and_the_others_in_theirs() -> None:
+    for option in OPTIONS.values():
+        assert option.group, option.name
+        assert (option.group == MISSING) == (option.status is not Status.USED), option.name
+
+
+def test_an_option_of_the_node_says_what_value_it_takes() -> None:
+    unsaid = [option.name for option in OPTIONS.values() if option.status is Status.USED and option.metavar == "VALUE"]
+    assert [name for name in unsaid if OPTIONS[name].form in (Form.VALUE, Form.LIST)] == []
+
+
+def test_help_tells_defaults() -> None:
+    text = " ".join(make_parser().format_help().split())
+    assert "encryption takes 20 off (default: 1380)" in text
+    assert "whole network (default: aes-gcm)" in text
+    assert "no TUN device; needs no root --" in text
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS.values() if option.form is Form.SWITCH], ids=lambda o: o.name)
