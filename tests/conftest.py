@@ -1,8 +1,10 @@
-"""Shared by all tests: the depth of property tests, the event loop of anyio tests, and what may run beside what."""
+"""Shared by all tests: the depth of property tests, the event loop of anyio tests, the time zone, what may run beside what."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +13,16 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("fast", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("deep", max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("ET_HYPOTHESIS", "fast"))
+
+
+@pytest.fixture
+def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Times of the day are those of UTC, whatever the machine's zone."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture

@@ -23,22 +23,12 @@ from easytier_host.pb import common_pb2, peer_rpc_pb2
 from easytier_host.portal.server import Portal
 from easytier_host.rpc.client import PortalClient
 from tests.unit.host.helpers import make_node
-from tests.unit.host.portal.portals import ask, flow, portal_of
+from tests.unit.host.portal.portals import SERVICES, ask, flow, portal_of
 
 pytestmark = pytest.mark.anyio
 
 SECONDS = float(os.environ.get("ET_FUZZ_SECONDS", "2"))
 PATIENCE = 10.0
-SERVICES = (
-    "PeerManageRpc",
-    "TcpProxyRpc",
-    "WebClientService",
-    "StatsRpc",
-    "ConnectorManageRpc",
-    "PythonNodeRpc",
-    "",
-    "x" * 300,
-)
 KEPT_BYTES = 512 * 1024
 """What the process may hold more of afterwards: caches of protobuf and of the loop, not what was sent."""
 
@@ -46,7 +36,7 @@ KEPT_BYTES = 512 * 1024
 def frame(chance: random.Random) -> bytes:
     """A frame with its length whose packet decodes, with a body that may not."""
     request = peer_rpc_pb2.RpcRequest(request=chance.randbytes(chance.randrange(40))).SerializeToString()
-    service = chance.choice(SERVICES)
+    service = chance.choice((*SERVICES, "x" * 300))
     packet = common_pb2.RpcPacket(
         from_peer=chance.choice((1, 1, 2**32 - 1)),
         to_peer=1,

@@ -1,17 +1,10 @@
-"""Times of the day are those of UTC, whatever the machine's zone."""
+"""What the monitor shows does not depend on the machine."""
 
 from __future__ import annotations
-
-import time
-from collections.abc import Iterator
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+def shown_in_utc(in_utc: None) -> None:
+    """For times of the day on the screen."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -25,14 +23,8 @@ LIKE_STOCK = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The captures were made on a machine with this time zone."""
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+# The captures were made on a machine with this time zone.
+pytestmark = pytest.mark.usefixtures("in_utc")
 
 
 def run(known: dict[replay.Method, bytes], command: str) -> int:

@@ -23,6 +23,20 @@ from easytier_host.tunnel import Tunnel, TunnelInfo
 ME, PEER, OTHER, FAR = 0x8000_0001, 0x8000_0002, 0x8000_0003, 0x8000_0004
 SECRET = "s3cret"
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+FROM_FRAME = (
+    "delivered_packets",
+    "relayed_frames",
+    "control_frames",
+    "plugin_frames",
+    "dropped_malformed",
+    "dropped_unsealed",
+    "dropped_clear",
+    "dropped_forged",
+    "dropped_access",
+    "dropped_unhandled",
+    "dropped_relay",
+)
+"""Counters that have counted each frame of a neighbour once, when it is dealt with."""
 NATIVE = choose_batch()
 NEEDS_NATIVE = pytest.mark.skipif(NATIVE is IN_PYTHON, reason="the native module is not built: no cargo here")
 BATCHES = pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from easytier_host.route_records import PeerRecord
 from tests.unit.host.helpers import (
     BATCHES,
     FAR,
+    FROM_FRAME,
     ME,
     OTHER,
     PEER,
@@ -39,19 +40,6 @@ from tests.unit.host.helpers import (
     udp_packet,
 )
 
-FROM_FRAME = (
-    "delivered_packets",
-    "relayed_frames",
-    "control_frames",
-    "plugin_frames",
-    "dropped_malformed",
-    "dropped_unsealed",
-    "dropped_clear",
-    "dropped_forged",
-    "dropped_access",
-    "dropped_unhandled",
-    "dropped_relay",
-)
 PACKET = tcp_segment("10.144.0.2", "10.144.0.1", data=b"payload")
 
 

@@ -24,23 +24,9 @@ from easytier_host.nic.base import Nic
 from easytier_host.nic.memory import MemoryNic
 from easytier_host.packet import PacketType, PeerHeader, build_frame
 from easytier_host.tunnel.udp_socket import UdpTunnel
-from tests.unit.host.helpers import ACK, SYN, make_node, no_plugins, tcp_segment, udp_packet, until
+from tests.unit.host.helpers import ACK, FROM_FRAME, SYN, make_node, no_plugins, tcp_segment, udp_packet, until
 
 pytestmark = pytest.mark.anyio
-
-FROM_FRAME = (
-    "delivered_packets",
-    "relayed_frames",
-    "control_frames",
-    "plugin_frames",
-    "dropped_malformed",
-    "dropped_unsealed",
-    "dropped_clear",
-    "dropped_forged",
-    "dropped_access",
-    "dropped_unhandled",
-    "dropped_relay",
-)
 
 
 async def ping(source: Node, target: str) -> float:

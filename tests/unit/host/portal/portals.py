@@ -24,6 +24,11 @@ from easytier_host.tunnel.tcp_framing import FrameParser
 from tests.unit.host.helpers import make_node, until
 
 T = TypeVar("T")
+SERVICES = (
+    *("PeerManageRpc", "TcpProxyRpc", "WebClientService", "StatsRpc", "ConnectorManageRpc", "PythonNodeRpc"),
+    *("AclManageRpc", ""),
+)
+"""What a node answers for, and names that it has no service of."""
 ANY_PORT = PortalAddress("127.0.0.1", (0,), required=True)
 
 

@@ -9,19 +9,7 @@ from hypothesis import strategies as st
 from easytier_host.pb import common_pb2, peer_rpc_pb2
 from easytier_host.portal.services import PortalServices
 from easytier_host.portal.session import Session
-
-SERVICES = (
-    *(
-        "PeerManageRpc",
-        "TcpProxyRpc",
-        "WebClientService",
-        "StatsRpc",
-        "ConnectorManageRpc",
-        "PythonNodeRpc",
-        "AclManageRpc",
-        "",
-    ),
-)
+from tests.unit.host.portal.portals import SERVICES
 
 
 @given(

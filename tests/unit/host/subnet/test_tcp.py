@@ -354,8 +354,9 @@ async def test_a_carried_flow_may_begin_anew_between_the_same_ends() -> None:
         assert b.stack.frames == [device_frame(segment(sequence=99))]
 
 
-async def test_with_too_many_held_the_next_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp_module, "MAX_HELD", 3)
+@pytest.mark.parametrize("cap", ["MAX_HELD", "MAX_HELD_PER_PEER"])
+async def test_with_too_many_held_the_next_are_dropped(cap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp_module, cap, 3)
     async with bench() as b:
         b.release = anyio.Event()
         for port in range(1, 6):
@@ -366,20 +367,6 @@ async def test_with_too_many_held_the_next_are_dropped(monkeypatch: pytest.Monke
         await until(lambda: len(b.stack.sources) == 3)
         b.take(segment(port=9))
         await until(lambda: len(b.stack.sources) == 4)
-
-
-async def test_one_peer_holds_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp_module, "MAX_HELD_PER_PEER", 2)
-    async with bench() as b:
-        b.release = anyio.Event()
-        for port in range(1, 6):
-            b.take(segment(port=port))
-        await until(lambda: len(b.dialled) == 2)
-        assert (len(b.events(Failed)), b.metrics.dropped_subnet) == (3, 3)
-        b.release.set()
-        await until(lambda: len(b.stack.sources) == 2)
-        b.take(segment(port=9))
-        await until(lambda: len(b.stack.sources) == 3)
 
 
 async def test_one_peer_begins_no_more_in_a_second_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,13 @@ def data(conn_id: int, frame: bytes, kind: int = KIND_DATA) -> bytes:
     return UDP_HEADER.pack(conn_id, kind, len(frame)) + frame
 
 
+async def open_by_hand(sock: socket.socket, address: tuple[str, int], *conn_ids: int) -> None:
+    """Have a listener accept these connections."""
+    for conn_id in conn_ids:
+        sock.sendto(build_control(conn_id, KIND_SYN, MAGIC), address)
+        await receive(sock)
+
+
 def url_of(sock: socket.socket) -> TunnelUrl:
     return TunnelUrl.from_address("udp", sock.getsockname())
 
@@ -113,9 +120,7 @@ class TestTraffic:
             door = Door()
             listener, address = await open_listener(tasks, door)
             with plain_socket() as sock:
-                for conn_id in (1, 2):
-                    sock.sendto(build_control(conn_id, KIND_SYN, MAGIC), address)
-                    await receive(sock)
+                await open_by_hand(sock, address, 1, 2)
                 frame = numbered(1, 100)[0]
                 mixed = [data(1, frame), data(2, frame), data(3, frame), data(2, frame), data(1, frame, 5), data(1, frame)]
                 mixed.append(struct.pack("<IBBH", 1, KIND_DATA, 99, 99) + frame)
@@ -140,9 +145,7 @@ class TestTraffic:
             door = Door()
             listener, address = await open_listener(tasks, door)
             with plain_socket() as sock:
-                for conn_id in (1, 2):
-                    sock.sendto(build_control(conn_id, KIND_SYN, MAGIC), address)
-                    await receive(sock)
+                await open_by_hand(sock, address, 1, 2)
                 first, second = door.observers
                 first.tunnel.on_frames = lambda frames: listener.close()
                 # In one send, so that both are in one batch.
@@ -351,9 +354,7 @@ class TestListener:
             door = Door()
             listener, address = await open_listener(tasks, door)
             with plain_socket() as sock:
-                for conn_id in (1, 2):
-                    sock.sendto(build_control(conn_id, KIND_SYN, MAGIC), address)
-                    await receive(sock)
+                await open_by_hand(sock, address, 1, 2)
                 sock.sendto(data(1, bytes(16)), address)
                 sock.sendto(data(2, bytes(17)), address)
                 await until(lambda: all(observer.frames for observer in door.observers))
@@ -365,8 +366,7 @@ class TestListener:
             door = Door()
             listener, address = await open_listener(tasks, door)
             with plain_socket() as sock, plain_socket() as thief:
-                sock.sendto(build_control(1, KIND_SYN, MAGIC), address)
-                await receive(sock)
+                await open_by_hand(sock, address, 1)
                 thief.sendto(data(1, bytes(16)), address)
                 await until(lambda: listener.counters.unknown)
             assert door.observers[0].frames == []
@@ -396,8 +396,7 @@ class TestListener:
             door = Door()
             listener, address = await open_listener(tasks, door)
             with plain_socket() as sock:
-                sock.sendto(build_control(1, KIND_SYN, MAGIC), address)
-                await receive(sock)
+                await open_by_hand(sock, address, 1)
                 sock.sendto(datagram, address)
                 await until(lambda: getattr(listener.counters, counter) == 1)
                 sock.sendto(data(1, bytes(16)), address)
@@ -418,8 +417,7 @@ class TestListener:
                     sock.recv(100)
                 assert listener.tunnel_count == 0
                 door.refuse = False
-                sock.sendto(build_control(1, KIND_SYN, MAGIC), address)
-                await receive(sock)
+                await open_by_hand(sock, address, 1)
 
     @pytest.mark.parametrize("limits", [{"max_tunnels": 3}, {"max_tunnels_per_host": 3}])
     async def test_syns_above_a_limit_are_not_answered_until_a_tunnel_ends(self, limits: dict[str, int]) -> None:
