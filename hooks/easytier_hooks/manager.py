@@ -244,11 +244,6 @@ class PluginManager:
                 worker.abandon()
                 logger.warning("plugin %s did not finish within %g s and is left behind", name, self._stop_timeout)
 
-    @property
-    def watches_flows(self) -> bool:
-        """Whether any plugin implements on_tcp_flow; if not, a host need not make the events."""
-        return bool(self._impls("on_tcp_flow"))
-
     def notify_flow(self, flow: TcpFlow, event: FlowEvent) -> None:
         """Tell the plugins. Does nothing unless running."""
         if self._workers:
@@ -278,15 +273,11 @@ class PluginManager:
 
     @property
     def asks_for_transport(self) -> bool:
-        """Whether any plugin implements select_transport; if not, `select_now` gives the same answer at once."""
+        """Whether any plugin implements select_transport; if not, the answer is `selection.default`, without asking."""
         return bool(self._impls("select_transport"))
 
-    def select_now(self, flow: TcpFlow, peer: PeerInfo | None, candidates: Sequence[Candidate]) -> Selection:
-        """The answer without plugins: the first candidate that is available, else plain TCP. Never waits."""
-        return default(candidates)
-
     async def select(self, flow: TcpFlow, peer: PeerInfo | None, candidates: Sequence[Candidate]) -> Selection:
-        """Ask the plugins one after the other, the last loaded first; without an answer, `select_now`.
+        """Ask the plugins one after the other, the last loaded first; without an answer, `selection.default`.
 
         All of them together have the question deadline. When it is missed, the miss is that of the plugin that took most of it.
         """

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from easytier_host.config import Config, ConfigError, Loaded, load
+from easytier_host.config.completions import completions
 from easytier_host.config.loader import STANDARD_INPUT
 from easytier_host.config.model import default_plugins
 from easytier_host.config.options import PROGRAM_NAME, Options, make_parser, parse
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.e
     try:
         options = parse(sys.argv[1:] if argv is None else argv, environ)
         if options.complete_for:
-            return _print_completions(options.complete_for)
+            return _print(completions(make_parser(), options.complete_for))
         loaded = load(options, environ=environ)
         if options.list_plugins:
             return _list_plugins(loaded.configs, environ)
@@ -72,15 +73,12 @@ def _fail(*problems: str) -> int:
     return FAILED
 
 
-def _print_completions(shell: str) -> int:
-    import shtab
-
-    parser = make_parser()
-    for action in parser._actions:
-        kind = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}.get(str(action.metavar))
-        if kind is not None:
-            vars(action)["complete"] = kind
-    print(shtab.complete(parser, shell))
+def _print(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
 
 
@@ -96,8 +94,7 @@ def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:
         manager.load(strict=False)
     except HooksError as error:
         return _fail(str(error))
-    print(listing(manager.describe()))
-    return OK
+    return _print(listing(manager.describe()))
 
 
 def _check_plugins(loaded: Loaded, environ: Mapping[str, str]) -> int:

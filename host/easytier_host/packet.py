@@ -29,8 +29,6 @@ PAYLOAD_LENGTH: Final = struct.Struct("<I")
 MAX_FORWARD_COUNTER: Final = 7
 MAX_FRAME_SIZE: Final = 2000
 """Largest frame that every stock version accepts, in bytes (control plane 1.2)."""
-AEAD_TAIL_SIZE: Final = 28
-"""16 bytes of tag and 12 of nonce behind the ciphertext (control plane 4.3)."""
 
 
 class PacketType(IntEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
+from easytier_host.config.completions import completions as script_for
 from easytier_host.config.template import template
 
 
@@ -14,7 +15,4 @@ def config_template() -> str:
 
 def completions(parser: ArgumentParser, shell: str) -> str:
     """The script that teaches a shell the words of `parser`."""
-    import shtab
-
-    script: str = shtab.complete(parser, shell=shell)
-    return script
+    return script_for(parser, shell)

@@ -8,7 +8,6 @@ from typing import Final
 # Ours.
 CRITICAL: Final = 3.3
 """A window that lasts for fewer RTTs stalls when a repair is lost."""
-MAX_TRANSMISSIONS: Final = 4
 IDLE_SHARE: Final = 0.25
 """Of the time waiting for the peer's window: beyond it the link has room for copies."""
 SUSPECT_SPACING: Final = 0.004

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
+from easytier_host.config.completions import SHELLS
 from easytier_host.config.errors import ConfigError, nearest
 from easytier_host.config.kinds import choice, switch_from_text
 from easytier_host.config.option_table import MISSING, OPTIONS, Form, Option
@@ -23,7 +24,6 @@ from easytier_host.config.toml_lines import Path
 PROGRAM_NAME: Final = "easytier-core"
 DISTRIBUTION: Final = "easytier-kcp-plugin"
 LOG_FORMATS: Final = ("text", "json")
-SHELLS: Final = ("bash", "zsh", "fish")
 SECRET_FILE: Final = "secret-file"
 DOCUMENTATION: Final = f"share/doc/{DISTRIBUTION}"
 

@@ -186,10 +186,10 @@ def test_hooks_are_listed_in_the_order_of_the_specification(site: SitePackages) 
 
 def test_a_refused_plugin_leaves_no_hook_behind(site: SitePackages, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    site.install("half", "@hookimpl\ndef advertise_capabilities(): return 1\n@hookimpl\ndef on_tcp_flow(wrong): pass")
+    site.install("half", "@hookimpl\ndef advertise_capabilities(): return 1\n@hookimpl\ndef select_transport(wrong): pass")
     manager = manager_for(site, {"half": True})
     manager.load(strict=False)
-    assert not manager.watches_flows
+    assert not manager.asks_for_transport
     assert manager.capabilities() == frozenset()
     assert manager.counters() == {}
 

@@ -78,13 +78,13 @@ async def ask(manager: PluginManager) -> Selection:
 async def test_without_plugins_the_first_available_candidate_is_taken_at_once() -> None:
     manager = manager_with()
     assert not manager.asks_for_transport
-    assert manager.select_now(make_flow(), make_peer(), CANDIDATES) == DEFAULT
+    assert await ask(manager) == DEFAULT
     async with manager.running():
         assert await ask(manager) == DEFAULT
 
 
-def test_without_any_available_candidate_it_is_plain_tcp() -> None:
-    assert manager_with().select_now(make_flow(), None, CANDIDATES[:1]).transport == TCP
+async def test_without_any_available_candidate_it_is_plain_tcp() -> None:
+    assert (await manager_with().select(make_flow(), None, CANDIDATES[:1])).transport == TCP
 
 
 async def test_a_plugin_is_asked_with_the_flow_the_peer_and_all_candidates() -> None:

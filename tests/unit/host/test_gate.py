@@ -66,9 +66,6 @@ class Hooks:
     def notify_flow(self, flow: TcpFlow, event: FlowEvent) -> None:
         self.told.append((flow, event))
 
-    def select_now(self, flow: TcpFlow, peer: PeerInfo | None, candidates: Sequence[Candidate]) -> Selection:
-        return default(candidates)
-
     async def select(self, flow: TcpFlow, peer: PeerInfo | None, candidates: Sequence[Candidate]) -> Selection:
         self.asked.append((flow, peer, tuple(candidates)))
         await self.release.wait()

@@ -284,6 +284,13 @@ def test_completions_know_every_option(shell: str, capsys: pytest.CaptureFixture
     assert main(["--gen-autocomplete", shell], environ={}) == 0
     script = capsys.readouterr().out
     assert [option for option in ("config-file", "enable-kcp-proxy", "port-forward") if option not in script] == []
+    paths = {"bash": "config_file_COMPGEN=_shtab_compgen_files", "zsh": ":FILE,...:_files", "fish": "-l config-file -xka"}
+    assert paths[shell] in script
+
+
+def test_no_colon_in_the_name_of_a_value_is_taken_for_a_command_by_zsh(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--gen-autocomplete", "zsh"], environ={}) == 0
+    assert r":PROTO\://IP\:PORT/IP\:PORT,...:" in capsys.readouterr().out
 
 
 def test_completions_of_an_unknown_shell_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
