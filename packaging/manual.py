@@ -105,7 +105,7 @@ def _options(parser: ArgumentParser) -> Iterator[str]:
             continue
         title = group.title or ""
         if title == MISSING:
-            yield ".SS Without effect in this version\nThey are known from stock and accepted, with a warning where that is a loss:"
+            yield ".SS Without effect in this version\nKnown from stock and accepted, with a warning where that is a loss:"
             yield ", ".join(f"\\fB{escape(action.option_strings[-1])}\\fR" for action in actions)
             continue
         if title != "options":
