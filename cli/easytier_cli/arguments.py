@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from easytier_cli.diagnostics import PROGRAM_NAME
 
@@ -28,6 +28,16 @@ _DEFAULTS: Final[dict[str, Any]] = {
     **dict.fromkeys(("wide", "closed", "watch", "reverse", "kcp"), False),
     **dict.fromkeys(("sort", "filter")),
 }
+
+
+class ShowVersion(Action):
+    """Prints the version of the distribution; what argparse has for that would look it up at each start, which takes long."""
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(parser.prog, version("easytier-kcp-plugin"))
+        parser.exit()
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -62,6 +72,7 @@ def make_parser() -> ArgumentParser:
     add("--timeout", type=_checked(_seconds), metavar="SECONDS", help="longest wait for each answer (2.5)")
 
     parser = ArgumentParser(PROGRAM_NAME, description="Ask a running EasyTier node.", parents=[common], allow_abbrev=False)
+    parser.add_argument("-V", "--version", action=ShowVersion, nargs=0, help="show the version, and end")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *actions: str) -> ArgumentParser:
@@ -102,7 +113,11 @@ def _add_proxy_options(proxy: ArgumentParser) -> None:
     add("--watch", "go on, and show what changes", action="store_true")
     add("--sort", "order of the flows", choices=ORDERS)
     add("--reverse", "the other way round", action="store_true")
-    add("--filter", "transport:, state:, peer:, port:, cidr:, src:, dst:, why: or text; all must hold", metavar="TERMS")
+    add(
+        "--filter",
+        "transport:, state:, peer:, direction:, port:, cidr:, src:, dst:, by:, why: or text; all must hold",
+        metavar="TERMS",
+    )
 
 
 def _checked(parse_text: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -29,8 +29,3 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return target
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"

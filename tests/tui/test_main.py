@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import aiohttp
@@ -176,6 +177,13 @@ def test_without_the_extra_serving_says_what_to_install(
     monkeypatch.setitem(sys.modules, "textual_serve.server", None)
     assert main(["--serve"]) == 1
     assert "pip install 'easytier-kcp-plugin[serve]'" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"easytier-tui {version('easytier-kcp-plugin')}\n"
 
 
 def test_help_needs_no_terminal_and_loads_no_screen() -> None:

@@ -13,6 +13,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from easytier_cli.arguments import ShowVersion
+
 if TYPE_CHECKING:
     from easytier_tui.feed import Feed
 
@@ -120,6 +122,7 @@ def make_parser() -> ArgumentParser:
         PROGRAM_NAME, description="Watch what EasyTier nodes carry, by which transport, and why.", allow_abbrev=False
     )
     add = parser.add_argument
+    add("-V", "--version", action=ShowVersion, nargs=0, help="show the version, and end")
     add(
         *("-p", "--rpc-portal"),
         type=_checked(endpoint),

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 
 import pytest
 
@@ -19,6 +20,14 @@ from tests.unit.cli import replay
 from tests.unit.cli.nodes import FLOW, MODULE, answer, node, on_terminal, refusal, route, run
 
 # How it ends
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_the_version_is_that_of_the_package(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([option])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"easytier-cli {version('easytier-kcp-plugin')}\n"
 
 
 def test_nobody_there_is_1_and_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,8 +35,3 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SitePackag
     yield SitePackages(tmp_path)
     for name in [name for name in sys.modules if name.startswith("module_")]:
         del sys.modules[name]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
