@@ -428,7 +428,8 @@ class Node:
             from easytier_host.nic.lasting import open_lasting_tun
 
             addresses = [interface for interface in (config.ipv4, config.ipv6) if interface is not None]
-            self.nic = await open_lasting_tun(flags.dev_name, mtu, addresses, coalesce=batch.coalesce)
+            self.nic = lasting = await open_lasting_tun(flags.dev_name, mtu, addresses, coalesce=batch.coalesce)
+            self.tasks.start_soon(lasting.keep, name="device watch")
         if self.nic is not None:
             self.gate.device = DeviceLink(self.nic, self.gate.claims)
         groups = await open_groups((info.name for info in plugins.describe() if info.hooks), self.plugin_tasks)

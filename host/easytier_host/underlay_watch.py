@@ -1,9 +1,8 @@
 """Notices that the underlay is not what it was: an interface came up, an address changed.
 
-The kernel says so over rtnetlink (RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR in linux/rtnetlink.h); what it says is
-not read, only that it says something.  Then the neighbours to whom packets leave from another address than before are asked
-whether they still know us, and who waits before dialling again does not wait any longer.  Without netlink, silence tells the
-same later.
+The kernel says so (`kernel_news`); what it says is not read, only that it says something.  Then the neighbours to whom packets
+leave from another address than before are asked whether they still know us, and who waits before dialling again does not wait
+any longer.  Without netlink, silence tells the same later.
 """
 
 from __future__ import annotations
@@ -16,20 +15,16 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from easytier_host.kernel_news import ADDRESSES, LINKS, open_news, read_news
 from easytier_host.peer_conn import PeerConn
 
 logger = logging.getLogger("easytier.underlay")
-
-# Fixed by Linux.
-_GROUPS: Final = 0x1 | 0x10 | 0x100
 
 # Ours, in seconds.
 SETTLE: Final = 0.2
 """An interface that comes up brings a handful of messages."""
 REST: Final = 1.0
 """Between two reactions; machines with many containers have news all the time."""
-_MESSAGES: Final = 1024
-"""Read in one go; what is left is news again."""
 LOOK_INTERVAL: Final = 5.0
 """Between looks at which address packets to new neighbours leave from."""
 
@@ -52,19 +47,10 @@ class UnderlayWatch:
 
     async def run(self) -> None:
         """Watch for ever, where the system has news to give."""
-        try:
-            news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        except (AttributeError, OSError) as error:
-            logger.debug("no news of interfaces: %s", error)
+        news = open_news(LINKS | ADDRESSES)
+        if news is None:
             return
         with news:
-            news.setblocking(False)
-            try:
-                news.bind((0, _GROUPS))
-            except OSError as error:
-                # Sandboxes allow the socket, and no groups.
-                logger.debug("no news of interfaces: %s", error)
-                return
             while True:
                 with anyio.move_on_after(LOOK_INTERVAL) as quiet:
                     await anyio.wait_readable(news)
@@ -72,7 +58,7 @@ class UnderlayWatch:
                     self.look()
                     continue
                 await anyio.sleep(SETTLE)
-                _drain(news)
+                read_news(news)
                 self.react()
                 await anyio.sleep(REST)
 
@@ -111,14 +97,3 @@ def source_address(url: str) -> str | None:
             return str(probe.getsockname()[0])
     except OSError:
         return None
-
-
-def _drain(news: socket.socket) -> None:
-    for _ in range(_MESSAGES):
-        try:
-            news.recv(65_536)
-        except BlockingIOError:
-            return
-        except OSError:
-            # ENOBUFS: there was more than it could keep, which is news as well.
-            continue

@@ -20,11 +20,12 @@ import anyio.to_thread
 import pytest
 from pyroute2 import netns
 
-from easytier_host.nic import NicError
-from easytier_host.nic.offload import split
+from easytier_host.nic import NicError, lasting
+from easytier_host.nic.lasting import open_lasting_tun
+from easytier_host.nic.offload import coalesce, split
 from easytier_host.nic.tun import TunNic, open_tun
 from tests.netns.requirements import NETNS
-from tests.netns.topology import LoggedProcess, Namespace, Topology, wait_for
+from tests.netns.topology import LoggedProcess, Namespace, Topology, traces, wait_for
 from tests.netns.traffic import transfer
 
 pytestmark = NETNS
@@ -205,6 +206,50 @@ class TestDevice:
             nic.close()
 
         inside(home, job)
+
+    def test_what_somebody_takes_from_it_is_put_back(
+        self, topology: Topology, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        # Each of these is the first of its kind.
+        monkeypatch.setattr(lasting, "PEACE", 0.0)
+        home = topology.namespace("home")
+        addresses = [ip_interface("10.98.0.1/24"), ip_interface("fd98::1/64")]
+
+        def take(*commands: str) -> None:
+            for command in commands:
+                home.run(*command.split())
+
+        async def come(condition: Callable[[], bool], what: str) -> None:
+            await anyio.to_thread.run_sync(wait_for, condition, what, 5)
+
+        async def job() -> None:
+            nic = await open_lasting_tun("et0", 1360, addresses, coalesce=coalesce)
+            await nic.replace_routes({ip_network("10.1.0.0/16"), ip_network("fd01::/48")})
+            whole = await anyio.to_thread.run_sync(traces, home)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(nic.keep)
+                for commands in (
+                    ("ip link set et0 down", "ip link set et0 up"),
+                    ("ip addr flush dev et0",),
+                    ("ip route flush dev et0", "ip -6 route flush dev et0"),
+                    ("ip route del 10.1.0.0/16 dev et0", "ip addr del fd98::1/64 dev et0"),
+                    ("ip link set et0 mtu 1000",),
+                ):
+                    await anyio.to_thread.run_sync(take, *commands)
+                    await come(lambda: traces(home) == whole, f"all is back after {commands}")
+                # Who wants it down has it down; afterwards comes what was wanted meanwhile, too.
+                await anyio.to_thread.run_sync(take, "ip link set et0 down")
+                await come(lambda: "somebody has taken et0 down" in caplog.text, "it is known to be down")
+                await nic.replace_routes({ip_network("10.1.0.0/16"), ip_network("fd01::/48"), ip_network("10.2.0.0/16")})
+                assert home.routes() == []
+                await anyio.to_thread.run_sync(take, "ip link set et0 up")
+                wanted = {"10.1.0.0/16", "10.2.0.0/16", "10.98.0.0/24"}
+                await come(lambda: {line.split()[0] for line in home.routes()} == wanted, "its routes are there")
+                tasks.cancel_scope.cancel()
+            nic.close()
+
+        inside(home, job)
+        assert "somebody had taken away from et0: MTU 1360, fd98::1/64, routes to fd01::/48; put back" in caplog.text
 
     def test_a_reader_learns_that_the_device_was_deleted(self, topology: Topology) -> None:
         home = topology.namespace("home")

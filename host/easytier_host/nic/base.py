@@ -57,6 +57,17 @@ class Nic(ABC):
     async def replace_routes(self, cidrs: Collection[IPv4Network | IPv6Network]) -> None:  # noqa: B027 - right for most devices
         """Make exactly these networks lead into the device; raises `NicError`.  A device outside the kernel has no routes."""
 
+    def is_touched(self, news: bytes) -> bool:
+        """Whether news of the kernel (`kernel_news`) says that something may have been taken from this device."""
+        return False
+
+    async def mend(self) -> bool:
+        """Put back what somebody else has taken from the device: addresses, routes, MTU; whether anything was missing.
+
+        Nothing, while it is down; raises `NicError` if it is gone.  From a device outside the kernel nobody takes anything.
+        """
+        return False
+
     @property
     @abstractmethod
     def dropped_packets(self) -> int:

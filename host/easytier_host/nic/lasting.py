@@ -1,4 +1,5 @@
-"""A TUN device that comes back: somebody deletes it (`ip link del`, a network manager), and the node makes it anew.
+"""A TUN device that comes back: somebody deletes it (`ip link del`, a network manager), and the node makes it anew; or takes
+its routes and addresses away (`ip link set down`, `ip addr flush`), and the node puts them back.
 
 Connections of the kernel survive that, since their packets are lost meanwhile as on any line; so do the flows of the node.
 """
@@ -6,12 +7,14 @@ Connections of the kernel survive that, since their packets are lost meanwhile a
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final
 
 import anyio
 
+from easytier_host.kernel_news import ADDRESSES, LINKS, ROUTES, open_news, read_news
 from easytier_host.nic.base import Nic, NicError
 from easytier_host.nic.netlink import Interface, Network
 from easytier_host.nic.tun import Coalesce, open_tun
@@ -22,6 +25,13 @@ logger = logging.getLogger("easytier.nic")
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
 """Between attempts; each is some system calls."""
+SETTLE: Final = 0.1
+"""What somebody does to a device comes in pieces."""
+REST: Final = 0.3
+"""After a look at the news, and twice as long after each time that something had to be put back, up to LONGEST_PAUSE: somebody
+else may have another opinion and put it back as well."""
+PEACE: Final = 60.0
+"""Without that the rest is short again."""
 
 
 async def open_lasting_tun(name: str, mtu: int, addresses: Iterable[Interface], *, coalesce: Coalesce) -> LastingNic:
@@ -81,6 +91,35 @@ class LastingNic(Nic):
         """See `Nic`."""
         self._routes = frozenset(cidrs)
         await self._current.replace_routes(self._routes)
+
+    async def keep(self) -> None:
+        """Put back what is taken from the device, as soon as the kernel says so; for ever, where the system says anything."""
+        news = open_news(LINKS | ADDRESSES | ROUTES)
+        if news is None:
+            return
+        rest, mended_at = REST, -math.inf
+        with news:
+            while True:
+                await anyio.wait_readable(news)
+                await anyio.sleep(SETTLE)
+                datagrams, complete = read_news(news)
+                if not complete or any(map(self._current.is_touched, datagrams)):
+                    now = anyio.current_time()
+                    if await self._mend():
+                        rest = min(2 * rest, LONGEST_PAUSE) if now - mended_at < PEACE else REST
+                        mended_at = now
+                await anyio.sleep(rest if anyio.current_time() - mended_at < PEACE else REST)
+
+    async def _mend(self) -> bool:
+        try:
+            mended = await self._current.mend()
+            # With what could not be added while the device was down.
+            await self._current.replace_routes(self._routes)
+        except NicError as error:
+            # One that is gone is its reader's.
+            logger.debug("%s", error)
+            return False
+        return mended
 
     @property
     def dropped_packets(self) -> int:

@@ -98,9 +98,12 @@ class TunNic(Nic):
         self.mtu = mtu
         self._device = device
         self._fd: int = device.fileno()
-        self._own = frozenset(address.packed for address in addresses)
+        self._addresses = tuple(addresses)
+        self._own = frozenset(address.packed for address in self._addresses)
         self._coalesce = coalesce
+        self._index = index
         self._routes = netlink.Routes(name, index)
+        self._is_down = False
         self._routes_lock = anyio.Lock()
         self._dropped = 0
         self._warned = False
@@ -113,6 +116,26 @@ class TunNic(Nic):
         async with self._routes_lock:
             self._check_open()
             await anyio.to_thread.run_sync(self._routes.replace, frozenset(cidrs))
+
+    def is_touched(self, news: bytes) -> bool:
+        networks = self._routes.installed.union(address.network for address in self._addresses)
+        return netlink.touches(news, self._index, networks)
+
+    async def mend(self) -> bool:
+        """See `Nic`; says what was missing."""
+        async with self._routes_lock:
+            self._check_open()
+            settings = partial(netlink.restore, mtu=self.mtu, addresses=self._addresses, routes=self._routes)
+            back = await anyio.to_thread.run_sync(settings, self.name, self._index)
+        if back is None:
+            if not self._is_down:
+                logger.warning("somebody has taken %s down: no packet passes until it is up again", self.name)
+        elif back:
+            logger.warning("somebody had taken away from %s: %s; put back", self.name, ", ".join(back))
+        elif self._is_down:
+            logger.info("%s is up again", self.name)
+        self._is_down = back is None
+        return bool(back)
 
     async def wait_readable(self) -> None:
         self._check_open()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Network, IPv6Network
@@ -118,3 +120,47 @@ async def test_a_device_that_the_node_closes_stays_closed() -> None:
     with pytest.raises(NicError):
         await nic.wait_readable()
     assert maker.made == []
+
+
+class Disputed(Device):
+    """A device from which something is missing whenever it is looked at; news of it is its name."""
+
+    def __init__(self) -> None:
+        super().__init__("et0")
+        self.mended_at: list[float] = []
+
+    def is_touched(self, news: bytes) -> bool:
+        return news == b"et0"
+
+    async def mend(self) -> bool:
+        await anyio.lowlevel.checkpoint()
+        self.mended_at.append(anyio.current_time())
+        return True
+
+
+async def test_news_of_the_device_has_it_mended_and_a_quarrel_becomes_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lasting, "SETTLE", 0.001)
+    monkeypatch.setattr(lasting, "REST", 0.02)
+    kernel, news = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    news.setblocking(False)
+    monkeypatch.setattr(lasting, "open_news", lambda _groups: news)
+    device = Disputed()
+    nic = LastingNic(device, Maker())
+    await nic.replace_routes([ROUTE])
+    device.routes = ()
+    with kernel:
+        async with running() as tasks:
+            tasks.start_soon(nic.keep)
+            kernel.send(b"another")
+            for count in range(1, 5):
+                kernel.send(b"et0")
+                await until(lambda count=count: len(device.mended_at) == count)  # type: ignore[misc]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(device.mended_at)]
+    assert pauses[2] > 0.08 > 0.02 <= pauses[0], "0.02, 0.04, 0.08 s and the rest"
+    assert set(device.routes) == {ROUTE}, "what the device could not take while it was down is tried again"
+
+
+async def test_a_system_without_news_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lasting, "open_news", lambda _groups: None)
+    with anyio.fail_after(1):
+        await LastingNic(Device("et0"), Maker()).keep()
