@@ -152,7 +152,8 @@ class Guard:
         half = len(addresses) // 2
         ip, port = ip_address(addresses[half:]), int.from_bytes(packet[start + 2 : start + 4], "big")
         reason = self._refusal_of(proto, peer_id, ip_address(addresses[:half]), ip, port)
-        if reason and proto == TCP:
+        # To a peer that is not known yet silence says the same, and its SYN comes again.
+        if reason and proto == TCP and (self._closed or self._owners.record(peer_id) is not None):
             self._refuse(packet, peer_id, reason)
         return not reason
 

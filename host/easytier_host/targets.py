@@ -33,6 +33,11 @@ logger = logging.getLogger("easytier.targets")
 DIAL_TIMEOUT: Final = 10.0
 """Seconds, as stock's."""
 
+# Ours.
+RECORD_PATIENCE: Final = 1.0
+"""Seconds for the record of a peer that asks for something before it has come: its first flow may overtake it.  Less than a
+peer of our kind waits for its answer."""
+
 
 class Targets:
     """Dials for the peers of one node.  `real_address` is `dial_target` of that node, `owners` and `guard` judge who asks;
@@ -75,6 +80,8 @@ class Targets:
     ) -> None:
         """Carry a connection that the peer `opener` has opened over a transport, until its end; see `HostServices.serve`."""
         gate, (ip, port) = self._gate, destination
+        with anyio.move_on_after(RECORD_PATIENCE):
+            await self._owners.wait_known(opener)
         believed, refusal = self._judge(opener, source, destination)
         shown = believed or (type(ip)(0), 0)
         try:

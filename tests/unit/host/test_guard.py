@@ -127,6 +127,16 @@ def test_a_forged_source_begins_nothing() -> None:
     assert door.refused[0][2] == "10.144.0.3 is not an address of its sender"
 
 
+def test_a_stranger_is_not_told_no_before_it_is_known() -> None:
+    door = Door(tcp_whitelist=((22, 22),), access=(AccessRule(False, ports=((53, 53),)),))
+    assert not door.admits(tcp(22), peer=FAR)
+    assert not door.admits(udp("10.144.0.2", "10.144.0.1", 53), peer=FAR)
+    # Its SYN will come again; what is refused to those who are known is said.
+    assert door.refused == []
+    assert not door.admits(tcp(80))
+    assert len(door.refused) == 1
+
+
 def test_a_node_without_a_device_stands_for_itself() -> None:
     rule = AccessRule(False, destination=IPv4Network("10.144.0.1/32"), ports=((22, 22),))
     door = Door(access=(rule,), flags=Flags(no_tun=True))

@@ -16,6 +16,8 @@ from easytier_hooks import hookimpl
 from easytier_hooks.services import HostServices, Transport
 from easytier_hooks.streams import SocketStream
 from easytier_hooks.types import Closed, Failed, FlowKey
+from easytier_host import targets
+from easytier_host.config.model import AccessRule
 from easytier_host.instance import Node
 from easytier_host.nic.memory import MemoryNic
 from easytier_host.packet import Flag, PacketType
@@ -273,7 +275,45 @@ async def test_a_peer_speaks_for_itself_alone(claimed: str, shown: str, forged: 
         assert a.metrics.forged_sources == forged
 
 
-async def test_a_peer_without_an_address_can_claim_no_other() -> None:
+@pytest.mark.parametrize("access", [(), (AccessRule(False, ports=((22, 22),)),)])
+async def test_a_first_flow_that_overtakes_the_record_of_its_peer_waits_for_it(access: tuple[AccessRule, ...]) -> None:
+    async with (
+        pair(access=access) as (a, first, b, _second),
+        await a.listen_tcp(80) as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        records = a.owners.record
+        a.owners.record = lambda _peer_id: None
+        near, far = socket.socketpair()
+        with near:
+            source, destination = (IPv4Address("10.144.0.2"), 40_000), (IPv4Address("10.144.0.1"), 80)
+            tasks.start_soon(first.serve, SocketStream(far), b.peer_id, "kcp", source, destination)
+            await anyio.wait_all_tasks_blocked()
+            assert not list(a.gate.table)
+            a.owners.record = records
+            a.topology.changed()
+            with anyio.fail_after(10):
+                async with await listener.accept() as taken:
+                    assert taken.extra(SocketAttribute.remote_address) == ("10.144.0.2", 40_000)
+        assert a.metrics.forged_sources == 0
+
+
+async def test_a_peer_of_which_nothing_comes_to_be_known_reaches_nothing_where_there_are_rules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(targets, "RECORD_PATIENCE", 0.01)
+    async with pair(access=(AccessRule(False, ports=((22, 22),)),)) as (a, first, _b, _second):
+        near, far = socket.socketpair()
+        with near:
+            await first.serve(SocketStream(far), 999, "kcp", None, (IPv4Address("10.144.0.1"), 80))
+            assert near.recv(1) == b""
+        (flow,) = a.gate.table
+        assert isinstance(flow.ended, Failed)
+        assert "nothing is known of the peer" in flow.ended.reason
+
+
+async def test_a_peer_without_an_address_can_claim_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "RECORD_PATIENCE", 0.01)
     async with pair() as (a, first, _, _second):
         near, far = socket.socketpair()
         with near:
