@@ -40,6 +40,7 @@ from easytier_hooks.types import (
     Failed,
     FlowEvent,
     FlowKey,
+    IPAddress,
     PeerInfo,
     Selection,
     TcpFlow,
@@ -261,6 +262,11 @@ class FlowGate:
     def carried(self) -> int:
         """Flows between whose ends bytes pass here."""
         return len(self._relayed)
+
+    def carried_to(self) -> set[IPAddress]:
+        """The destinations of those that came by the device."""
+        flows = map(self.table.get, self._relayed)
+        return {flow.key.destination_ip for flow in flows if flow is not None and flow.direction == "outbound"}
 
     def refuse_new(self, reason: str) -> None:
         """From now on no flow begins at this node: applications are answered with RST, callers of `dial` get an OSError."""

@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
@@ -73,7 +74,7 @@ from easytier_host.subnet.router import SubnetRouter, is_wanted
 from easytier_host.subnet.wiring import make_router
 from easytier_host.targets import Targets
 from easytier_host.tcp_reset import reset_for
-from easytier_host.topology import Topology, capabilities_of, own_record, peer_info
+from easytier_host.topology import Topology, capabilities_of, offered_networks, own_record, peer_info
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError, give_time
 from easytier_host.tunnel.url import TunnelUrl
 from easytier_host.underlay_watch import UnderlayWatch
@@ -296,6 +297,12 @@ class Node:
         """Ask the guard of packets too, if it has something to say of them."""
         self.outbound.guard = self.inbound.guard = self.guard if self.guard.watches_packets else None
 
+    def offer_networks(self) -> None:
+        """Announce the networks of `config`, and carry what peers send there."""
+        self._state.update_own(replace(self._state.own, proxy_cidrs=offered_networks(self.config)))
+        self._route_subnets()
+        self._sync.announce()
+
     # Start and stop
 
     async def __aenter__(self) -> Self:
@@ -349,7 +356,7 @@ class Node:
             if flags.enable_encryption
             else None
         )
-        mtu = flags.mtu - (ENCRYPTION_MTU_COST if cipher is not None else 0)
+        self._mtu = mtu = flags.mtu - (ENCRYPTION_MTU_COST if cipher is not None else 0)
 
         capabilities = plugins.capabilities()
 
@@ -407,6 +414,7 @@ class Node:
             latencies=lambda: self._center.latencies,
             on_computed=self.owners.forget,
             on_succeeded=self._doubt_predecessor,
+            carried_to=self.gate.carried_to,
         )
         self._center = PeerCenter(
             self.peer_id,
@@ -449,10 +457,7 @@ class Node:
             self._log.warning("plain TCP cannot end or begin here, only KCP can: %s", self.gate.stack_obstacle)
 
         start = self.tasks.start_soon
-        if is_wanted(config, has_device=self.nic is not None):
-            self._subnet = router = make_router(self, self._clock, self._wall_clock, mtu)
-            self.inbound.subnet = partial(self._sort, router)
-            start(router.run, name="subnet router")
+        self._route_subnets()
         start(self.entrances.run, name="entrances")
         start(self.topology.run, self.nic, name="topology")
         start(self._every, PEER_TICK, self._tick_peers, name="peer ticker")
@@ -472,6 +477,15 @@ class Node:
             self.nic.name if self.nic is not None else "none",
             ", ".join(self.listeners) or "nothing",
         )
+
+    def _route_subnets(self) -> None:
+        """Have a subnet router if there is a use for one; one that is there stays for what is under way."""
+        if self._subnet is not None:
+            self._subnet.configure(self.config)
+        elif is_wanted(self.config, has_device=self.nic is not None):
+            self._subnet = router = make_router(self, self._clock, self._wall_clock, self._mtu)
+            self.inbound.subnet = partial(self._sort, router)
+            self.tasks.start_soon(router.run, name="subnet router")
 
     # What runs
 

@@ -27,6 +27,7 @@ LIVE: Final = frozenset(
         "udp_whitelist",
         "access",
         "port_forwards",
+        "proxy_networks",
         "mapped_listeners",
         "exit_nodes",
         "routes",
@@ -83,6 +84,8 @@ async def apply(node: Node, wanted: Config) -> bool:
     node.guard.configure(config)
     node.watch_packets()
     node.connectors.replace(config.peers)
+    if "proxy_networks" in live:
+        node.offer_networks()
     node.topology.changed()
     for name in names:
         if name in LIVE:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
 import anyio
 
 from easytier_hooks.manager import PluginManager
-from easytier_hooks.types import Capability, PathFigures, PeerCapabilities, PeerInfo
+from easytier_hooks.types import Capability, IPAddress, PathFigures, PeerCapabilities, PeerInfo
 from easytier_host.config.model import Config
 from easytier_host.datapath import Inbound, Outbound
 from easytier_host.events import EventBoard, NodeEvent
@@ -34,12 +34,16 @@ from easytier_host.version import EASYTIER_VERSION
 
 logger = logging.getLogger("easytier.route")
 
+Network = IPv4Network | IPv6Network
+
 # Ours.
 TWIN_PATIENCE: Final = 20.0
 """Seconds: others keep a node that has restarted, with its old id, for up to that long."""
 DISPUTE_INTERVAL: Final = 2.0
 """Seconds for a neighbour to answer a ping, when another record has its name and address: then it has restarted, else the other
 one is no successor of it."""
+HOSTS_LOOK: Final = 5.0
+"""Seconds between looks whether flows still lead to hosts whose network has gone."""
 STEP_RECORDS: Final = 20
 """Records that are told of in one turn of the loop."""
 
@@ -60,9 +64,12 @@ class Topology:
         latencies: Callable[[], Mapping[tuple[int, int], int]],
         on_computed: Callable[[], object] = lambda: None,
         on_succeeded: Callable[[int], object] = lambda _peer_id: None,
+        carried_to: Callable[[], Iterable[IPAddress]] = tuple,
     ) -> None:
         """`on_computed` runs whenever `record` and `peer_for` may answer differently; `on_succeeded` is told the id of a peer
-        whose name and address a newer one has: it was restarted."""
+        whose name and address a newer one has: it was restarted.  `carried_to` gives the destinations of the device's flows
+        that this node carries."""
+        self._carried_to = carried_to
         self._on_computed = on_computed
         self._state = state
         self._peers = peers
@@ -77,6 +84,10 @@ class Topology:
         self._next_hops = NextHops({}, {})
         self._lookup = Lookup((), {})
         self._unsafe_routes: set[IPv4Network] = set()
+        self._routed: frozenset[Network] = frozenset()
+        """What leads into the device."""
+        self._lone_hosts: frozenset[Network] = frozenset()
+        """Those of it that are there for flows under way alone."""
         self._own_id_claims = 0
         self._twins: dict[int, float] = {}
         """Peers with our address, and since when they were seen; infinity once they were warned of."""
@@ -93,8 +104,7 @@ class Topology:
     async def run(self, nic: Nic | None) -> None:
         """Keep the tables current for ever."""
         while True:
-            waits = any(since < math.inf for since in self._twins.values())
-            with anyio.move_on_after(DISPUTE_INTERVAL if self._disputed else TWIN_PATIENCE if waits else math.inf):
+            with anyio.move_on_after(self._patience()):
                 await self._stale.wait()
             self._stale = anyio.Event()
             turns = Turns()
@@ -103,6 +113,14 @@ class Topology:
             if nic is not None:
                 await self._route_device(nic)
             await turns.rest()
+
+    def _patience(self) -> float:
+        """Seconds until something may have changed of which nobody tells."""
+        if self._disputed:
+            return DISPUTE_INTERVAL
+        if self._lone_hosts:
+            return HOSTS_LOOK
+        return TWIN_PATIENCE if any(since < math.inf for since in self._twins.values()) else math.inf
 
     def record(self, peer_id: int) -> PeerRecord | None:
         """The record of a peer that can be reached."""
@@ -245,13 +263,25 @@ class Topology:
         for route in unsafe - self._unsafe_routes:
             logger.warning("no route to %s: it would cover the underlay address of a neighbour", route)
         self._unsafe_routes = unsafe
+        wanted = frozenset(routes - unsafe)
+        self._lone_hosts = self._left_behind(wanted)
+        self._routed = wanted | self._lone_hosts
         try:
-            await nic.replace_routes(routes - unsafe)
+            await nic.replace_routes(self._routed)
             self._told_failure = ""
         except NicError as error:
             if str(error) != self._told_failure:
                 self._told_failure = str(error)
                 logger.warning("routes of %s were not changed: %s", nic.name, error)
+
+    def _left_behind(self, wanted: frozenset[Network]) -> frozenset[Network]:
+        """Hosts in networks that are gone, or out of reach for a while, to which flows are under way: a transport carries these
+        to a peer, whatever is offered, and the kernel would send them elsewhere."""
+        gone = self._routed - wanted
+        if not gone:
+            return frozenset()
+        hosts = {ip for ip in self._carried_to() if any(ip in network for network in gone)}
+        return frozenset(ip_network(ip) for ip in hosts if not any(ip in network for network in wanted))
 
 
 def own_record(config: Config, capabilities: frozenset[Capability]) -> OwnRecord:
@@ -262,7 +292,7 @@ def own_record(config: Config, capabilities: frozenset[Capability]) -> OwnRecord
         hostname=config.hostname,
         ipv4=config.ipv4,
         ipv6=config.ipv6 if flags.enable_ipv6 else None,
-        proxy_cidrs=tuple(network.mapped_cidr or network.cidr for network in config.proxy_networks),
+        proxy_cidrs=offered_networks(config),
         easytier_version=EASYTIER_VERSION,
         feature_flag=common_pb2.PeerFeatureFlag(
             avoid_relay_data=flags.disable_relay_data,
@@ -273,6 +303,11 @@ def own_record(config: Config, capabilities: frozenset[Capability]) -> OwnRecord
             disable_p2p=flags.disable_p2p,
         ),
     )
+
+
+def offered_networks(config: Config) -> tuple[IPv4Network, ...]:
+    """The networks behind a node, as peers see them."""
+    return tuple(network.mapped_cidr or network.cidr for network in config.proxy_networks)
 
 
 def peer_info(record: PeerRecord) -> PeerInfo:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from ipaddress import IPv4Address
 from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 
 from easytier_hooks.types import IPAddress
 from easytier_host import ipv4
@@ -41,6 +41,8 @@ logger = logging.getLogger("easytier.subnet")
 # Ours.
 EXPIRE_TICK: Final = 5.0
 """Seconds."""
+MAX_FORMER: Final = 64
+"""Networks of configurations before; beyond, the first ones are forgotten with what is under way there."""
 MAX_WARNED: Final = 4096
 """Senders of whom a warning was given; at this number the memory starts over."""
 
@@ -87,21 +89,34 @@ class SubnetRouter:
         self._owners = owners
         self._has_device = has_device
         self._own = config.ipv4.ip.packed if config.ipv4 is not None else b""
-        offered = [network.mapped_cidr or network.cidr for network in config.proxy_networks]
-        self._offered = [(int(cidr.netmask), int(cidr.network_address)) for cidr in offered]
+        self._offered: list[tuple[int, int]] = []
+        """Masks and first addresses of the networks that are offered, or were: what is under way there goes on, and what begins
+        is refused where it is dialled."""
         self._is_exit = config.flags.enable_exit_node
+        self._pings_go_on = False
         self._warned: set[int] = set()
         self._fragments = Reassembler(metrics)
         self._udp = UdpProxy(metrics, clock, real_address=target, reply=self._reply, mtu=mtu)
         self._icmp = IcmpProxy(
             metrics,
             clock,
-            real_address=partial(real_address, config),
+            real_address=lambda ip, exit_node: real_address(self._config, ip, exit_node),
             reply=self._reply,
             own_address=config.ipv4.ip if config.ipv4 is not None else None,
             identifier=identifier,
             mtu=mtu,
         )
+        self._tasks: TaskGroup | None = None
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Offer the networks of another configuration from now on."""
+        self._config = config
+        networks = [network.mapped_cidr or network.cidr for network in config.proxy_networks]
+        offered = [(int(cidr.netmask), int(cidr.network_address)) for cidr in networks]
+        former = [each for each in self._offered if each not in offered]
+        self._offered = [*former[-MAX_FORMER:], *offered]
+        self._run_pings()
 
     def take(self, arrivals: Sequence[Arrival]) -> list[bytes]:
         """Sort a batch; returns the packets that are for the device, or for whoever stands in for it."""
@@ -130,12 +145,17 @@ class SubnetRouter:
     async def run(self) -> None:
         """Carry answers back, and forget what is over, for ever."""
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
             tasks.start_soon(self._udp.run, name="subnet UDP")
-            if self._offered or self._is_exit:
-                tasks.start_soon(self._icmp.run, name="subnet ICMP")
+            self._run_pings()
             while True:
                 await anyio.sleep(EXPIRE_TICK)
                 self._fragments.expire(self._clock())
+
+    def _run_pings(self) -> None:
+        if self._tasks is not None and not self._pings_go_on and (self._offered or self._is_exit):
+            self._pings_go_on = True
+            self._tasks.start_soon(self._icmp.run, name="subnet ICMP")
 
     def _is_for_us(self, packet: bytes, exit_node: bool) -> bool:
         if len(packet) < ipv4.HEADER_SIZE or packet[0] >> 4 != 4 or packet[9] not in _PROTOCOLS:

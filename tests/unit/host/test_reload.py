@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import logging
 from dataclasses import fields, replace
+from ipaddress import IPv4Network, ip_address
 
 import anyio
 import pytest
 
+from easytier_hooks.errors import DialRefused
 from easytier_hooks.types import IPAddress
 from easytier_host.config import Config, ConfigError, Loaded
-from easytier_host.config.model import AccessRule, FileLog, Flags, PortForward
+from easytier_host.config.model import AccessRule, FileLog, Flags, PortForward, ProxyNetwork
 from easytier_host.config.schema import SETTINGS
 from easytier_host.instance import Node
 from easytier_host.log import Levels, configured
+from easytier_host.nic.memory import MemoryNic
 from easytier_host.reload import LIVE, differences, reload
 from tests.unit.host.helpers import make_node, until
 
@@ -71,6 +74,26 @@ async def test_peers_come_and_go() -> None:
         await until(lambda: {conn.peer_id for conn in node.peers()} == {one.peer_id})
         await change(node, peers=tuple(two.listeners))
         await until(lambda: {conn.peer_id for conn in node.peers()} == {two.peer_id})
+
+
+async def test_networks_behind_the_node_come_and_go_and_peers_hear_of_it() -> None:
+    inside, outside = ip_address("10.1.3.9"), ip_address("10.1.4.9")
+    mapped = ProxyNetwork(IPv4Network("192.168.8.0/24"), IPv4Network("10.1.3.0/24"))
+    async with make_node(1, nic=MemoryNic()) as node, make_node(2, *node.listeners) as peer:
+        await until(lambda: peer.routes())
+        assert node.inbound.subnet is None
+        await change(node, proxy_networks=(mapped,))
+        await until(lambda: peer.peer_for(inside))
+        assert node.dial_target(inside, 22) == (ip_address("192.168.8.9"), 22)
+        assert node.inbound.subnet is not None
+        await change(node, proxy_networks=(ProxyNetwork(IPv4Network("10.1.4.0/24")),))
+        await until(lambda: peer.peer_for(outside))
+        assert peer.peer_for(inside) is None
+        with pytest.raises(DialRefused):
+            node.dial_target(inside, 22)
+        await change(node, proxy_networks=())
+        await until(lambda: peer.peer_for(outside) is None)
+        assert node.own_record.proxy_cidrs == ()
 
 
 async def test_port_forwards_come_and_go_and_one_that_cannot_be_had_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from easytier_hooks.types import PathFigures, PeerCapabilities, PeerInfo
+from easytier_host import topology as topology_module
 from easytier_host.config.model import Config, Flags
 from easytier_host.events import EventBoard, NodeEvent
 from easytier_host.next_hop import NextHops, compute_in_steps
@@ -65,6 +66,7 @@ class Net:
     inbound: SimpleNamespace = field(default_factory=SimpleNamespace)
     events: EventBoard = field(default_factory=EventBoard)
     counters: RouteCounters = field(default_factory=RouteCounters)
+    carried_to: set[IPv4Address] = field(default_factory=set)
 
     def neighbours(self) -> frozenset[int]:
         return self.near
@@ -99,6 +101,7 @@ class Net:
             config,
             latencies=lambda: self.latencies,
             on_succeeded=self.succeeded.append,
+            carried_to=lambda: self.carried_to,
         )
 
 
@@ -298,6 +301,35 @@ async def test_networks_of_peers_become_routes_of_the_device_and_a_refusal_is_lo
         nic.refuse = False
         net.near = frozenset()
         topology.changed()
+        await until(lambda: not nic.wanted)
+
+
+async def test_hosts_of_a_network_that_is_gone_keep_their_way_while_flows_lead_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nic(MemoryNic):
+        wanted: frozenset[object] = frozenset()
+
+        async def replace_routes(self, cidrs: object) -> None:
+            assert isinstance(cidrs, frozenset)
+            self.wanted = cidrs
+
+    monkeypatch.setattr(topology_module, "HOSTS_LOOK", 0.01)
+    net, nic = row(), Nic()
+    network, host = IPv4Network("192.168.9.0/24"), IPv4Network("192.168.9.7/32")
+    net.carried_to = {IPv4Address("192.168.9.7"), IPv4Address("10.144.0.2")}
+    topology = net.topology()
+    async with started(topology, nic):
+        await until(lambda: nic.wanted == {network})
+        net.near = frozenset()
+        topology.changed()
+        await until(lambda: nic.wanted == {host})
+        net.near = frozenset({PEER})
+        topology.changed()
+        await until(lambda: nic.wanted == {network})
+        net.near = frozenset()
+        topology.changed()
+        await until(lambda: nic.wanted == {host})
+        # The last flow ends, of which nobody tells.
+        net.carried_to = set()
         await until(lambda: not nic.wanted)
 
 

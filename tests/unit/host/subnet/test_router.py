@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
@@ -75,6 +75,7 @@ class Bench:
         config = Config(
             ipv4=IPv4Interface("10.144.0.1/24"), proxy_networks=networks, flags=Flags(no_tun=not has_device, **flags)
         )
+        self.config = config
         self.metrics = Metrics()
         clock = FakeClock()
         peers = PeerMap(lambda _conn: None, lambda _peer, _reason: None, self.metrics)
@@ -99,7 +100,7 @@ class Bench:
         )
 
         def target(ip: IPAddress, port: int, exit_node: bool) -> tuple[IPAddress, int]:
-            real = dial_target(config, (), ip, port, exit_node=exit_node)
+            real = dial_target(self.config, (), ip, port, exit_node=exit_node)
             if not loopback:
                 raise DialRefused(f"the test sends nothing to {real}")
             return IPv4Address("127.0.0.1"), port
@@ -119,6 +120,10 @@ class Bench:
         if tcp:
             self.router.tcp = self.tcp  # type: ignore[assignment]
         self.inbound.subnet = self.router.take
+
+    def offer(self, *networks: ProxyNetwork) -> None:
+        self.config = replace(self.config, proxy_networks=networks)
+        self.router.configure(self.config)
 
     def receive(self, *packets: bytes, peer: int = PEER, flags: int = 0) -> None:
         frames = [build_frame(peer, ME, PacketType.DATA, packet, flags=flags) for packet in packets]
@@ -329,6 +334,32 @@ async def test_udp_is_answered_from_the_address_that_was_asked(destination: str)
             (reply,) = bench.replies()
             assert (reply[12:16], reply[16:20]) == (whole[16:20], whole[12:16])
             assert ipv4.parse_udp(reply) == UdpDatagram(question.destination_port, 5000, b"answer")
+
+
+@pytest.mark.anyio
+async def test_what_is_under_way_to_a_network_that_is_taken_away_goes_on_and_nothing_new_begins() -> None:
+    bench = Bench(PLAIN, loopback=True)
+    async with running(bench):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+            far.bind(("127.0.0.1", 0))
+            far.settimeout(5)
+
+            def ask(host: str) -> None:
+                question = UdpDatagram(5000, far.getsockname()[1], host.encode())
+                bench.receive(ipv4.build_udp(IPv4Address("10.144.0.2").packed, IPv4Address(host).packed, question))
+
+            ask("192.168.7.9")
+            assert far.recv(100) == b"192.168.7.9"
+            bench.offer(OFFERED)
+            ask("192.168.7.10")
+            ask("192.168.7.9")
+            ask("10.1.3.9")
+            assert [far.recv(100), far.recv(100)] == [b"192.168.7.9", b"10.1.3.9"]
+            assert bench.metrics.dropped_subnet == 1
+    # Segments of what was begun are still sorted out; whether a SYN may begin something is said where it is dialled.
+    bench.receive(to("192.168.7.9"), to("10.1.3.9"))
+    assert len(bench.tcp.taken) == 2
+    assert bench.delivered == []
 
 
 @pytest.mark.anyio
