@@ -1,4 +1,4 @@
-"""Shared by all tests: the depth of property tests, the event loop of anyio tests, the time zone, what may run beside what."""
+"""Shared by all tests: how deep property tests go, the event loop, the time zone, what runs beside what, nodes that stop at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from easytier_host import lifecycle
+from easytier_kcp_plugin.kcp import stream
 
 # A shared machine may stall for longer than any one example takes.
 settings.register_profile("fast", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,3 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group("others"))
+
+
+@pytest.fixture(autouse=True)
+def _brief_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost between the nodes of a test; those of `tests/netns` are processes, and take their time."""
+    monkeypatch.setattr(lifecycle, "LAST_WORDS", 0.02)
+    monkeypatch.setattr(lifecycle, "GOODBYE_GAP", 0.002)
+    monkeypatch.setattr(stream, "LAST_WORDS_GAP", 0.005)

@@ -19,7 +19,8 @@ from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, Role
 from easytier_kcp_plugin.kcp.handshake import HALF_OPEN_LIFE, KINDS, Input, State
-from easytier_kcp_plugin.kcp.header import ACK_DATA, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
+from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
+from easytier_kcp_plugin.kcp.last_words import LastWords
 from easytier_kcp_plugin.kcp.limits import EndpointCounters, LimitReached, Limits, first_window
 from easytier_kcp_plugin.kcp.openings import Openings
 from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS
@@ -133,6 +134,8 @@ class Endpoint:
         self._met: OrderedDict[tuple[int, int], float] = OrderedDict()
         """When the SYN of a peer's conversation was taken, the latest last."""
         self._rst_tokens, self._rst_at = float(RST_BURST), -math.inf
+        self._stopped = False
+        self._last_words = LastWords()
 
     # The application's calls.  Each is to be followed by a poll.
 
@@ -184,6 +187,22 @@ class Endpoint:
         if session.reason is None:
             session.reset(reason, now)
         self._touched[session] = None
+
+    def stop(self, now: float) -> None:
+        """End all sessions as by `reset`, and refuse every other from now on."""
+        self._stopped = True
+        for session in self.sessions:
+            self.reset(session, now)
+
+    def last_words(self, now: float) -> list[Batch]:
+        """The RSTs of the last second and the FINs of what lingers, to be said again by a node that stops; not to peers to
+        which nothing is lost."""
+        words = self._last_words.recall(now)
+        for session in self._lingering:
+            if session.conv is not None:
+                payload = self._header(session.role, session.peer_id, session.conv, FIN)
+                words.setdefault((session.peer_id, session.role.value), []).append(payload)
+        return [Batch(*whom, payloads) for whom, payloads in words.items() if not self.is_stream(whom[0])]
 
     @property
     def sessions(self) -> Sequence[Session]:
@@ -275,6 +294,7 @@ class Endpoint:
         events, self._events = self._events, []
         resized, self._resized = self._resized, []
         batches, self._alone = batches + self._alone, []
+        self._last_words.keep(now)
         wake = min((wake for peer_id, wake in self._wakes.items() if peer_id not in congested), default=math.inf)
         timer = self._timers[0][0] if self._timers else math.inf
         shadow = next(iter(self._half_open.values()), math.inf) + SHADOW_LIFE
@@ -361,7 +381,7 @@ class Endpoint:
 
     def _meet_stranger(self, role: Role, peer_id: int, conv: int, flags: int, body: bytes, now: float) -> None:
         kind = KINDS[flags]
-        if kind is Input.SYN and role is Role.DESTINATION:
+        if kind is Input.SYN and role is Role.DESTINATION and not self._stopped:
             self._meet_syn(peer_id, conv, body, now)
         elif kind not in (Input.RST, Input.PONG):
             self.counters.strangers += 1
@@ -471,6 +491,8 @@ class Endpoint:
         """Queue a packet."""
         payload = self._header(session.role, session.peer_id, conv, flags) + body
         self._queue(session.peer_id, session.role).append(payload)
+        if flags == RST:
+            self._last_words.note(session.peer_id, session.role.value, payload)
 
     def open_engine(self, session: Session, conv: int, now: float) -> Engine:
         """An engine on the session's path, whose datagrams leave as packets of `conv`."""

@@ -49,7 +49,7 @@ from easytier_host.forward_udp import UdpForward
 from easytier_host.gate import FlowGate, plain_alone
 from easytier_host.guard import Guard
 from easytier_host.handshake import Identity
-from easytier_host.lifecycle import end_flows
+from easytier_host.lifecycle import end_flows, part
 from easytier_host.links import DeviceLink
 from easytier_host.listening import open_listeners
 from easytier_host.metrics import Metrics
@@ -91,8 +91,6 @@ FLOW_TICK: Final = 1.0
 EXPIRE_TICK: Final = 30.0
 READS_PER_TURN: Final = 8
 """Batches of the device that are carried before other tasks get a turn."""
-LAST_WORDS: Final = 0.02
-"""Seconds at the stop in which the resets of carried flows pass the device; applications would wait for an answer else."""
 
 
 class NodeError(Exception):
@@ -339,7 +337,7 @@ class Node:
     async def _shut(self) -> None:
         """Close what reaches outside, and end all tasks but those of plugins, which have ended."""
         with anyio.CancelScope(shield=True):
-            await anyio.sleep(LAST_WORDS)
+            await part(self._peers)
         for conn in self._peers:
             conn.tunnel.close("this node stops")
         for listener in self._listeners:

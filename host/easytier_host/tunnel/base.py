@@ -90,6 +90,13 @@ class Tunnel(ABC):
         """Let the network cut packets for a minute.  Streams do so anyway."""
         return
 
+    def part(self) -> bool:
+        """Hear and send nothing any more, and tell the other side that the end is near; whether that was said, and may be lost.
+
+        For who has time to say it more than once before `close`.  Tunnels over which nothing is lost do nothing.
+        """
+        return False
+
     @abstractmethod
     def close(self, reason: str = "closed by this node") -> None:
         """End the tunnel now; idempotent.  `on_close` runs before this returns."""

@@ -142,14 +142,20 @@ class UdpSocket:
         """Forget a tunnel that closed, and tell its other side, if that was ever heard."""
         if self._tunnels.pop(tunnel.key, None) is None:
             return
-        if tunnel.heard and not self.closed:
-            self._write(build_goodbye(tunnel.key[1]), UDP_HEADER_SIZE, tunnel.address)
+        self.say_goodbye(tunnel)
         host = subscriber(tunnel.address[0])
         self._per_host[host] -= 1
         if not self._per_host[host]:
             del self._per_host[host]
         if self._on_tunnel is None:
             self.close()
+
+    def say_goodbye(self, tunnel: UdpTunnel) -> bool:
+        """Tell the other side of a tunnel that it is over, if that was ever heard; whether it was told."""
+        if not tunnel.heard or self.closed:
+            return False
+        self._write(build_goodbye(tunnel.key[1]), UDP_HEADER_SIZE, tunnel.address)
+        return True
 
     def close(self, reason: str = "closed by this node") -> None:
         """Close the socket and end all its tunnels with `reason`; idempotent."""
@@ -408,13 +414,13 @@ class UdpTunnel(Tunnel):
         self.heard = False
         """A frame has come from the other side, so that it is no stranger who hears of the end."""
         self._socket = udp_socket
-        self._closed = False
+        self._closed = self._parting = False
         self._dropped_frames = 0
 
     def send(self, frames: Sequence[bytes]) -> bool:
         """As `Tunnel.send`; frames of a forbidden size are dropped, congestion is that of the socket."""
         kept = 0
-        if not self._closed:
+        if not self._closed and not self._parting:
             for payload, segment, count in batch_frames(self.key[1], frames):
                 if self._socket.send(payload, segment, self.address):
                     kept += count
@@ -434,6 +440,15 @@ class UdpTunnel(Tunnel):
     def allow_fragments(self) -> None:
         if not self._closed:
             self._socket.allow_fragments()
+
+    def part(self) -> bool:
+        if self._closed:
+            return False
+        if not self._parting:
+            self._parting = True
+            # An answer to the question whether we are there would say that we stay.
+            self.on_frames = lambda _frames: None
+        return self._socket.say_goodbye(self)
 
     def close(self, reason: str = "closed by this node") -> None:
         if self._closed:

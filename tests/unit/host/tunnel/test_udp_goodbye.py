@@ -94,3 +94,26 @@ async def test_a_stranger_who_never_sent_a_frame_is_left_in_peace() -> None:
             # What comes next is the answer to a new SYN.
             sock.sendto(build_control(2, KIND_SYN, MAGIC), address)
             assert (await receive(sock))[0] == build_control(2, KIND_SACK, MAGIC)
+
+
+async def test_who_parts_says_so_each_time_and_answers_nothing_more() -> None:
+    async with running() as tasks:
+        _, tunnel, theirs = await open_pair(tasks)
+        ours = Observer(tunnel)
+        tunnel.send([bytes(16)])
+        await until(lambda: theirs.frames)
+        theirs.tunnel.send([bytes(16)])
+        await until(lambda: ours.frames)
+        doubts: list[str] = []
+        theirs.tunnel.on_doubt = lambda: doubts.append("theirs")
+        for number in (1, 2):
+            assert tunnel.part()
+            await until(lambda number=number: len(doubts) == number)  # type: ignore[misc]
+        # An answer to a Ping would say that this side stays.
+        theirs.tunnel.send([bytes(16)])
+        tunnel.send([bytes(16)])
+        tunnel.close()
+        await until(lambda: len(doubts) == 3)
+        assert (len(ours.frames), len(theirs.frames)) == (1, 1)
+        assert ours.reasons
+        assert not tunnel.part()
