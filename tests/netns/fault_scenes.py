@@ -141,6 +141,15 @@ def device(scene: Scene) -> float:
     return time.monotonic()
 
 
+def touched(scene: Scene) -> float:
+    """Somebody takes everything from the source's TUN device but itself, and the packet filter, which nodes have no part in."""
+    space = scene.source.namespace
+    began = time.monotonic()
+    for command in ("ip link set et0 down", "ip link set et0 up", "ip addr flush dev et0", "nft flush ruleset"):
+        space.run(*command.split())
+    return began
+
+
 def descriptors(scene: Scene) -> float:
     """The source has hardly a file descriptor left for a while, which costs neither the flow under way nor the processor."""
     process = scene.source.process
@@ -163,6 +172,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "rebind": Fault(rebind, ours=6.0, stock=18.0),
     "suspend": Fault(suspend, ours=6.0, stock=18.0),
     "device": Fault(device, ours=3.0, stock=3.0),
+    "touched": Fault(touched, ours=4.0, stock=4.0),
     "descriptors": Fault(descriptors, ours=4.0, stock=4.0),
 }
 

@@ -21,7 +21,7 @@ from tests.interop.kcp_scenes import endings, kcp_chain, kcp_options
 from tests.interop.scenes import PORT, listener
 from tests.netns.fault_scenes import STARTING, Case, play, start
 from tests.netns.nodes import OurNode
-from tests.netns.pulse import echo_server, watch
+from tests.netns.pulse import BEAT, echo_server, watch
 from tests.netns.requirements import INTEROP
 from tests.netns.topology import Topology, traces, wait_for
 
@@ -34,6 +34,7 @@ CASES = (
     Case("smoltcp", "udp", "subnet", "ours", "blackhole"),
     Case("kernel", "udp", "node", "stock", "interface"),
     Case("kernel", "udp", "node", "ours", "device"),
+    Case("kernel", "udp", "subnet", "ours", "touched"),
     Case("kernel", "tcp", "node", "stock", "suspend"),
     Case("kernel", "udp", "node", "ours", "descriptors"),
 )
@@ -112,6 +113,40 @@ def reloaded_file(folder: Path) -> None:
         assert source.ping(destination) == 1.0
 
 
+def reloaded_networks(folder: Path) -> None:
+    """SIGHUP: a network behind a node is taken away and comes back; the flow under way there goes on, also at the peer."""
+    with Topology() as topology:
+        left, right, lan = topology.namespace("n1"), topology.namespace("n2"), topology.namespace("lan")
+        topology.join(left, right, "10.9.1.1/24", "10.9.1.2/24")
+        topology.join(lan, right, "10.77.0.2/24", "10.77.0.1/24")
+        config = folder / "b.toml"
+        source = OurNode(left, kcp_options(1, source=True, peers=(f"udp://10.9.1.2:{PORT}",)))
+        options = kcp_options(2, source=False, listeners=(listener("udp"),), our_arguments=("-c", str(config)))
+        destination = OurNode(right, options)
+
+        def offer(*networks: str) -> None:
+            config.write_text("".join(f'[[proxy_network]]\ncidr = "{network}"\n' for network in networks))
+
+        offer("10.77.0.0/24")
+        start(destination, source)
+        with echo_server(lan) as port:
+            wait_for(lambda: any("10.77.0.0/24" in line for line in left.routes()), "the route to the network", 5)
+            with watch(left, "10.77.0.2", port) as watched:
+                offer("10.78.0.0/24")
+                os.kill(destination.process.pid, signal.SIGHUP)
+                destination.wait_logged("proxy_network: applied", 3)
+                wait_for(lambda: any("10.78.0.0/24" in line for line in left.routes()), "the other route", 5)
+                assert not any("10.77.0.0/24" in line for line in left.routes())
+                since = time.monotonic()
+                wait_for(lambda: [e for e in watched.events("new", "TimeoutError") if e["began"] > since], "none is new", 5)
+                assert not [event for event in watched.events("new", BEAT) if event["began"] > since]
+                watched.wait_beat(time.monotonic(), 2)
+                offer("10.77.0.0/24", "10.78.0.0/24")
+                os.kill(destination.process.pid, signal.SIGHUP)
+                watched.wait_new_flow(time.monotonic(), 5)
+                watched.wait_beat(time.monotonic(), 2)
+
+
 def lost_relay(kind: str) -> None:
     """The relay between two nodes dies and comes back: their flows wait for it."""
     with ExitStack() as stack:
@@ -133,6 +168,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fut
         "stopped_node": stopped_node,
         "second_signal": second_signal,
         "reloaded_file": partial(reloaded_file, tmp_path_factory.mktemp("reload")),
+        "reloaded_networks": partial(reloaded_networks, tmp_path_factory.mktemp("networks")),
         "lost_relay": partial(lost_relay, "ours"),
         "lost_stock_relay": partial(lost_relay, "stock"),
     }
@@ -147,6 +183,8 @@ def test_flows_go_on_or_end_and_new_ones_work_in_time(case: Case, outcomes: dict
 
 
 @pytest.mark.timeout(TAKES_AT_MOST + 60)
-@pytest.mark.parametrize("scene", ["stopped_node", "second_signal", "reloaded_file", "lost_relay", "lost_stock_relay"])
+@pytest.mark.parametrize(
+    "scene", ["stopped_node", "second_signal", "reloaded_file", "reloaded_networks", "lost_relay", "lost_stock_relay"]
+)
 def test_what_else_may_happen(scene: str, outcomes: dict[str, Future[object]]) -> None:
     outcomes[scene].result(TAKES_AT_MOST)
