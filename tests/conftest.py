@@ -1,4 +1,4 @@
-"""Shared by all tests: how deep property tests go, the event loop, the time zone, what runs beside what, nodes that stop at once."""
+"""Shared by all tests: how deep property tests go, event loop, time zone, what runs beside what, nodes that stop at once."""
 
 from __future__ import annotations
 

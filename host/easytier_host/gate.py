@@ -55,6 +55,8 @@ from easytier_host.tcp_reset import reset_for
 logger = logging.getLogger("easytier.flows")
 
 # Ours.
+TICK: Final = 1.0
+"""Seconds."""
 OPEN_TIMEOUT: Final = 10.0
 """Seconds that a transport may take to open a flow, whatever its own bound: the application's TCP SYN is held all the while."""
 OWN_DESTINATION: Final = "the destination is this node"
@@ -174,6 +176,12 @@ class FlowGate:
             self._settle(flow, Selection(TCP, "came as plain TCP", "peer"))
             self.table.report(flow, Failed(reason), self._clock())
         self.publish()
+
+    async def run(self) -> None:
+        """Tick for ever."""
+        while True:
+            await anyio.sleep(TICK)
+            self.tick()
 
     def tick(self) -> None:
         """To be called about once a second."""

@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -37,7 +37,7 @@ from easytier_host.compress import Compressor
 from easytier_host.config.model import Config, default_plugins
 from easytier_host.connector import Connectors
 from easytier_host.crypto import make_cipher, network_digest
-from easytier_host.datapath import Arrival, Inbound, Outbound
+from easytier_host.datapath import Inbound, Outbound
 from easytier_host.dial import dial_target
 from easytier_host.direct import DirectConnector
 from easytier_host.embedding import Listeners, OverlayListener, connect
@@ -54,28 +54,24 @@ from easytier_host.links import DeviceLink
 from easytier_host.listening import open_listeners
 from easytier_host.metrics import Metrics
 from easytier_host.next_hop import NextHops
-from easytier_host.nic.base import VNET_HEADER_SIZE, Nic, NicError
+from easytier_host.nic.base import Nic, NicError
 from easytier_host.owners import Owners
+from easytier_host.passage import Passage
 from easytier_host.pb import common_pb2
 from easytier_host.peer_center import PeerCenter
 from easytier_host.peer_conn import PeerConn
 from easytier_host.peers import PeerMap
-from easytier_host.pings import Pings
 from easytier_host.plugin_services import PluginServices
 from easytier_host.plugin_tasks import open_groups
 from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
 from easytier_host.route_sync import RouteSync
 from easytier_host.rpc.peer import PeerRpc
-from easytier_host.sleep_watch import SleepWatch
 from easytier_host.stacks import StackError, choose
 from easytier_host.subnet.overlay import OverlayLink
-from easytier_host.subnet.router import SubnetRouter, is_wanted
-from easytier_host.subnet.wiring import make_router
 from easytier_host.targets import Targets
-from easytier_host.tcp_reset import reset_for
 from easytier_host.topology import Topology, capabilities_of, offered_networks, own_record, peer_info
-from easytier_host.tunnel.base import Listener, Tunnel, TunnelError, give_time
+from easytier_host.tunnel.base import Listener, Tunnel, TunnelError
 from easytier_host.tunnel.url import TunnelUrl
 from easytier_host.underlay_watch import UnderlayWatch
 
@@ -84,13 +80,6 @@ logger = logging.getLogger("easytier.node")
 # Wire: stock decides.
 ENCRYPTION_MTU_COST: Final = 20
 """What stock takes off the device's MTU when it encrypts; the tail is in fact 28 bytes (data plane 1.1)."""
-
-# Ours, in seconds.
-PEER_TICK: Final = 0.5
-FLOW_TICK: Final = 1.0
-EXPIRE_TICK: Final = 30.0
-READS_PER_TURN: Final = 8
-"""Batches of the device that are carried before other tasks get a turn."""
 
 
 class NodeError(Exception):
@@ -132,6 +121,7 @@ class Node:
         self.guard: Guard
         self.targets: Targets
         self.overlay: OverlayLink
+        self.passage: Passage
         self.entrances: Entrances
         self.topology: Topology
         self.direct: DirectConnector
@@ -142,9 +132,6 @@ class Node:
         self._peers = PeerMap(self._on_joined, self._on_left, self.metrics)
         self._listeners: list[Listener] = []
         self._program = Listeners(self.addresses)
-        self._subnet: SubnetRouter | None = None
-        self._sleep_watch = SleepWatch()
-        self._pings = Pings(lambda packet: self.outbound.send_device_frames([bytes(VNET_HEADER_SIZE) + packet]), self._clock)
         self._stack = AsyncExitStack()
         self._started = False
         self._closed = anyio.Event()
@@ -244,7 +231,7 @@ class Node:
         """
         if self.config.ipv4 is None or self.nic is not None:
             raise ValueError("ping needs a node with an IPv4 address and without a device")
-        return await self._pings.ask(self.config.ipv4.ip, address, size, timeout)
+        return await self.passage.pings.ask(self.config.ipv4.ip, address, size, timeout)
 
     async def connect_tcp(self, address: str | IPAddress, port: int) -> TcpConnection:
         """Connect to a TCP port in the overlay, by whatever transport the flow gets; no device is needed (docs/embedding.md).
@@ -298,7 +285,7 @@ class Node:
     def offer_networks(self) -> None:
         """Announce the networks of `config`, and carry what peers send there."""
         self._state.update_own(replace(self._state.own, proxy_cidrs=offered_networks(self.config)))
-        self._route_subnets()
+        self.passage.route_subnets()
         self._sync.announce()
 
     # Start and stop
@@ -354,9 +341,7 @@ class Node:
             if flags.enable_encryption
             else None
         )
-        self._mtu = mtu = flags.mtu - (ENCRYPTION_MTU_COST if cipher is not None else 0)
-
-        capabilities = plugins.capabilities()
+        mtu = flags.mtu - (ENCRYPTION_MTU_COST if cipher is not None else 0)
 
         self.outbound = Outbound(
             self.peer_id,
@@ -378,10 +363,11 @@ class Node:
             peer_for=self.peer_for,
             is_own=self.has_address,
         )
+        self.passage = Passage(self, self._clock, self._wall_clock, mtu)
         self.overlay = OverlayLink(self.outbound, Claims(self.gate.table), self.metrics, mtu, batch)
         self.owners = Owners(config, self._record, self.peer_for)
         self.guard = Guard(
-            config, self.owners, self._clock, interface_addresses=self.interface_addresses, refuse=self._refuse_plain
+            config, self.owners, self._clock, interface_addresses=self.interface_addresses, refuse=self.passage.refuse
         )
         self.targets = Targets(self.gate, self.metrics, self.dial_target, self.owners, self.guard, self._program)
         self._rpc = PeerRpc(
@@ -393,14 +379,14 @@ class Node:
             self.metrics,
             cipher,
             self._clock,
-            deliver=self._deliver,
+            deliver=self.passage.deliver,
             rpc=self._rpc.receive,
             version_of=self._version_of,
             disable_relay_data=flags.disable_relay_data,
         )
         self.watch_packets()
-        state = LinkState(self.peer_id, own_record(config, capabilities), partial(secrets.randbits, 64), self._clock())
-        self._state = state
+        own = own_record(config, plugins.capabilities())
+        self._state = state = LinkState(self.peer_id, own, partial(secrets.randbits, 64), self._clock())
         self.topology = Topology(
             state,
             self._peers,
@@ -411,9 +397,10 @@ class Node:
             config,
             latencies=lambda: self._center.latencies,
             on_computed=self.owners.forget,
-            on_succeeded=self._doubt_predecessor,
+            on_succeeded=lambda peer_id: self._peers.doubt_peer(peer_id, self._clock()),
             carried_to=self.gate.carried_to,
         )
+        self.targets.wait_known = self.topology.wait_known
         self._center = PeerCenter(
             self.peer_id,
             self._rpc,
@@ -455,12 +442,12 @@ class Node:
             self._log.warning("plain TCP cannot end or begin here, only KCP can: %s", self.gate.stack_obstacle)
 
         start = self.tasks.start_soon
-        self._route_subnets()
+        self.passage.route_subnets()
         start(self.entrances.run, name="entrances")
         start(self.topology.run, self.nic, name="topology")
-        start(self._every, PEER_TICK, self._tick_peers, name="peer ticker")
-        start(self._every, FLOW_TICK, self.gate.tick, name="flow ticker")
-        start(self._every, EXPIRE_TICK, partial(self._expire, state), name="expiry")
+        start(self._peers.run, self._clock, name="peer ticker")
+        start(self.gate.run, name="flow ticker")
+        start(self._sync.run, name="expiry")
         start(self._center.run, name="peer center")
         start(self.direct.run, name="direct connector")
         start(UnderlayWatch(self.peers, self._admission.doubt, self.connectors.hurry).run, name="underlay watch")
@@ -476,113 +463,27 @@ class Node:
             ", ".join(self.listeners) or "nothing",
         )
 
-    def _route_subnets(self) -> None:
-        """Have a subnet router if there is a use for one; one that is there stays for what is under way."""
-        if self._subnet is not None:
-            self._subnet.configure(self.config)
-        elif is_wanted(self.config, has_device=self.nic is not None):
-            self._subnet = router = make_router(self, self._clock, self._wall_clock, self._mtu)
-            self.inbound.subnet = partial(self._sort, router)
-            self.tasks.start_soon(router.run, name="subnet router")
-
     # What runs
 
     async def _carry(self, nic: Nic) -> None:
-        """The way out: device to tunnels, a batch at a time."""
         try:
-            while True:
-                await nic.wait_readable()
-                for _ in range(READS_PER_TURN):
-                    frames = nic.read_batch()
-                    if not frames:
-                        break
-                    self.metrics.device_packets += len(frames)
-                    if self._subnet is not None:
-                        self._subnet.watch(frames)
-                    tunnel = self.outbound.send_device_frames(self.gate.admit(frames))
-                    if tunnel is not None:
-                        await give_time(tunnel)
+            await self.passage.carry(nic)
         except NicError as error:
             self._fail(str(error))
 
-    def _deliver(self, packets: list[bytes]) -> None:
-        """The way in: opened IP packets from peers."""
-        if self.nic is not None:
-            self.metrics.delivered_packets += len(packets)
-            # Joined first, so that flows are looked up once for each super-packet.
-            frames = self.nic.join(packets)
-            self.gate.watch_inbound(frames, VNET_HEADER_SIZE)
-            self.nic.write_frames(frames)
-            return
-        self.gate.watch_inbound(packets)
-        others = self.entrances.take(packets)
-        self.metrics.delivered_packets += len(packets) - len(others)
-        for packet in others:
-            if self._pings.take(packet):
-                self.metrics.delivered_packets += 1
-            else:
-                self.metrics.dropped_unhandled += 1
-
-    def _sort(self, router: SubnetRouter, arrivals: list[Arrival]) -> list[bytes]:
-        """Packets of peers that may be for a proxy here: the ports from which this node asks come before those it offers."""
-        take = self.entrances.udp.take
-        left = [(packet, peer_id, flags) for first, peer_id, flags in arrivals if (packet := take(first)) is not None]
-        self.metrics.delivered_packets += len(arrivals) - len(left)
-        return router.take(left)
-
-    def _refuse_plain(self, packet: bytes, peer_id: int, reason: str) -> None:
-        """Answer a TCP SYN of a peer that is not for it, and show its flow."""
-        frame = bytes(VNET_HEADER_SIZE) + packet
-        self.metrics.refused_dials += 1
-        record = self._record(peer_id)
-        self.gate.refuse(frame, None if record is None else peer_info(record), f"refused to peers: {reason}")
-        with suppress(ValueError):
-            # Fragments of a segment have no answer.
-            self.overlay.write([reset_for(frame)])
-
     def _record(self, peer_id: int) -> PeerRecord | None:
         return self.topology.record(peer_id)
-
-    def _tick_peers(self) -> None:
-        slept = self._sleep_watch.slept()
-        if slept:
-            self._log.warning("this machine, or this process, stood still for %.0f s: asking all neighbours", slept)
-            self._peers.doubt_all(self._clock())
-        self._peers.tick(self._clock())
-
-    def _doubt_predecessor(self, peer_id: int) -> None:
-        """A peer has been restarted: its last connections bring nothing any more."""
-        for conn in self._peers.connections(peer_id):
-            self._peers.doubt(conn, self._clock())
 
     def _version_of(self, peer_id: int) -> str | None:
         record = self.topology.record(peer_id)
         return None if record is None else record.easytier_version
 
-    async def _every(self, interval: float, action: Callable[[], object]) -> None:
-        while True:
-            await anyio.sleep(interval)
-            action()
-
-    def _expire(self, state: LinkState) -> None:
-        now = self._clock()
-        self._rpc.expire(now)
-        generation = state.generation
-        state.expire(now)
-        if state.generation != generation:
-            self.topology.changed()
-        self._sync.announce()
-
     def _on_joined(self, conn: PeerConn) -> None:
-        self._log.info(
-            "peer %d joined by %s%s",
-            conn.peer_id,
-            conn.tunnel.info.remote_url,
-            " as a public relay" if conn.is_foreign_relay else "",
-        )
+        url, role = conn.tunnel.info.remote_url, " as a public relay" if conn.is_foreign_relay else ""
+        self._log.info("peer %d joined by %s%s", conn.peer_id, url, role)
         self._sync.add_neighbour(conn.peer_id)
         self.topology.changed()
-        self._events.publish(NodeEvent("peer_joined", conn.peer_id, conn.tunnel.info.remote_url))
+        self._events.publish(NodeEvent("peer_joined", conn.peer_id, url))
 
     def _on_left(self, peer_id: int, reason: str) -> None:
         self._log.info("peer %d left: %s", peer_id, reason)

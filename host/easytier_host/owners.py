@@ -12,8 +12,6 @@ from enum import Enum, auto
 from ipaddress import ip_address
 from typing import Final
 
-import anyio
-
 from easytier_hooks.types import IPAddress, PeerInfo
 from easytier_host.config.model import Config
 from easytier_host.route_records import PeerRecord
@@ -48,7 +46,6 @@ class Owners:
         self._overlay = [interface.network for interface in interfaces]
         self._own = [interface.ip for interface in interfaces]
         self._proven: dict[tuple[int, bytes], PeerRecord] = {}
-        self._changed = anyio.Event()
 
     def owns(self, record: PeerRecord, address: bytes) -> bool:
         """Whether a peer may send from an address, given as it stands in packets."""
@@ -65,13 +62,6 @@ class Owners:
     def forget(self) -> None:
         """To be called when `record` or `peer_for` may answer differently."""
         self._proven.clear()
-        self._changed.set()
-        self._changed = anyio.Event()
-
-    async def wait_known(self, peer_id: int) -> None:
-        """Return when there is a record of a peer."""
-        while self.record(peer_id) is None:
-            await self._changed.wait()
 
     def _is_its_own(self, record: PeerRecord, ip: IPAddress) -> bool:
         if ip in self._own or not any(each is not None and each.ip == ip for each in (record.ipv4, record.ipv6)):

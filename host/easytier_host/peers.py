@@ -3,6 +3,9 @@
 A neighbour may have several connections; frames take the one with the least latency, of those that still bring something:
 after a reconnect over UDP the connection before it stays until it counts as dead.  Callbacks tell the layers above when a
 neighbour appears with its first connection or goes with its last.
+
+A neighbour is asked in two ways.  `probe` wants to know whether it is there, which `is_live` says later; silence ends nothing.
+`doubt` has a reason to think that it has gone: connections without an answer end.
 """
 
 from __future__ import annotations
@@ -14,14 +17,19 @@ from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
+import anyio
+
 from easytier_host.metrics import Metrics
 from easytier_host.peer_conn import LIVE_TIME, PeerConn, transmit
+from easytier_host.sleep_watch import SleepWatch
 from easytier_host.tunnel.base import Tunnel
 from easytier_host.tunnel.url import subscriber
 
 logger = logging.getLogger("easytier.peers")
 
 # Ours.
+TICK: Final = 0.5
+"""Seconds; connections want about two a second."""
 MAX_CONNECTIONS_PER_PEER: Final = 8
 MAX_CONNECTIONS: Final = 1024
 MAX_CONNECTIONS_PER_ADDRESS: Final = 256
@@ -118,10 +126,26 @@ class PeerMap:
             if conn.peer_id in self._connections:
                 self._elect(conn.peer_id)
 
+    def doubt_peer(self, peer_id: int, now: float) -> None:
+        """The same of all connections of one neighbour: it was restarted, say."""
+        for conn in self.connections(peer_id):
+            self.doubt(conn, now)
+
     def doubt_all(self, now: float) -> None:
         """The same of all: this machine has slept, say."""
         for conn in self:
             self.doubt(conn, now)
+
+    async def run(self, clock: Callable[[], float]) -> None:
+        """Tick for ever, and ask all after this machine has slept."""
+        sleep_watch = SleepWatch()
+        while True:
+            await anyio.sleep(TICK)
+            slept = sleep_watch.slept()
+            if slept:
+                logger.warning("this machine, or this process, stood still for %.0f s: asking all neighbours", slept)
+                self.doubt_all(clock())
+            self.tick(clock())
 
     def tick(self, now: float) -> None:
         """Send due pings, close dead connections, choose the best of each neighbour anew."""

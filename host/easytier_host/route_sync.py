@@ -37,6 +37,7 @@ KEEPALIVE_INTERVAL: Final = 10.0
 # Ours.
 FIRST_RETRY: Final = 0.2
 LONGEST_RETRY: Final = 5.0
+EXPIRE_TICK: Final = 30.0
 SHORTEST_PAUSE: Final = 0.05
 """Between two calls, for a neighbour whose answers make us send everything again."""
 
@@ -82,6 +83,21 @@ class RouteSync:
         self._state.remove_neighbour(peer_id)
         self._loops.pop(peer_id).cancel()
         del self._news[peer_id]
+        self.announce()
+
+    async def run(self) -> None:
+        """Expire what is due, for ever."""
+        while True:
+            await anyio.sleep(EXPIRE_TICK)
+            self.expire()
+
+    def expire(self) -> None:
+        """Forget what is too old, also of calls that neighbours have not finished."""
+        now, before = self._clock(), self._state.generation
+        self._rpc.expire(now)
+        self._state.expire(now)
+        if self._state.generation != before:
+            self._on_change()
         self.announce()
 
     def announce(self) -> None:

@@ -8,7 +8,7 @@ some peers besides is asked of `guard`: here for transports, on the way of the p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -58,6 +58,8 @@ class Targets:
         self._owners = owners
         self._guard = guard
         self._listeners = listeners
+        self.wait_known: Callable[[int], Awaitable[object]] | None = None
+        """Returns when there is a record of a peer; its owner sets it."""
 
     async def dial(self, ip: IPAddress, port: int, source: Endpoint | None = None) -> TcpConnection:
         """Connect to what peers call `ip` and `port`; `source` is shown to a listener of the program.
@@ -80,8 +82,9 @@ class Targets:
     ) -> None:
         """Carry a connection that the peer `opener` has opened over a transport, until its end; see `HostServices.serve`."""
         gate, (ip, port) = self._gate, destination
-        with anyio.move_on_after(RECORD_PATIENCE):
-            await self._owners.wait_known(opener)
+        if self.wait_known is not None:
+            with anyio.move_on_after(RECORD_PATIENCE):
+                await self.wait_known(opener)
         believed, refusal = self._judge(opener, source, destination)
         shown = believed or (type(ip)(0), 0)
         try:

@@ -95,6 +95,7 @@ class Topology:
         """Neighbours whose address another peer of their name claims."""
         self._told_failure = ""
         self._stale = anyio.Event()
+        self._computed = anyio.Event()
         self.changed()
 
     def changed(self) -> None:
@@ -125,6 +126,11 @@ class Topology:
     def record(self, peer_id: int) -> PeerRecord | None:
         """The record of a peer that can be reached."""
         return self._records.get(peer_id)
+
+    async def wait_known(self, peer_id: int) -> None:
+        """Return when there is a record of a peer that can be reached."""
+        while self.record(peer_id) is None:
+            await self._computed.wait()
 
     def reachable_records(self) -> list[PeerRecord]:
         """The records of all peers that can be reached."""
@@ -196,6 +202,8 @@ class Topology:
         for peer_id in self._disputed:
             self._peers.probe(peer_id)
         self._on_computed()
+        self._computed.set()
+        self._computed = anyio.Event()
         self._inbound.next_hops_by_hops = {peer_id: path.next_hop for peer_id, path in self._next_hops.least_hops.items()}
         self._inbound.next_hops_by_latency = {peer_id: path.next_hop for peer_id, path in self._next_hops.least_cost.items()}
         self._outbound.lookup = self._lookup

@@ -25,6 +25,8 @@ from tests.netns.topology import Namespace, Topology, traces, wait_for
 
 CUT: Final = 12.0
 """Seconds without a line: longer than any node waits before it gives a neighbour up."""
+DOWN: Final = 30.0
+"""Seconds without an interface; flows wait for a minute."""
 STEADY: Final = 10.5
 """Seconds that a connection lives before the fault; a younger one is made anew after a longer pause (`connector`)."""
 STARTING: Final = threading.Semaphore(2)
@@ -114,7 +116,7 @@ def interface(scene: Scene) -> float:
     """The source's interface is down for a while."""
     space = scene.source.namespace
     space.run("ip", "link", "set", "v0l", "down")
-    time.sleep(CUT)
+    time.sleep(DOWN)
     space.run("ip", "link", "set", "v0l", "up")
     return time.monotonic()
 

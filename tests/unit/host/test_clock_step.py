@@ -22,10 +22,10 @@ async def test_peers_stay_and_new_ones_are_found(step: float) -> None:
         await until(lambda: node.routes() and before.routes())
         wall.advance(step)
         node._peers.tick(node._clock())
-        node._expire(node._state)
+        node._sync.expire()
         assert [record.peer_id for record in node.routes()] == [before.peer_id]
         async with make_node(3, *node.listeners) as after:
             await until(lambda: len(node.routes()) == len(before.routes()) == len(after.routes()) == 2)
-            node._expire(node._state)
+            node._sync.expire()
             assert {record.peer_id for record in node.routes()} == {before.peer_id, after.peer_id}
             assert await after.ping(IPv4Address("10.144.0.1")) < 2

@@ -15,7 +15,7 @@ import pytest
 from easytier_hooks import hookimpl
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.types import Capability, PeerCapabilities, PeerInfo
-from easytier_host import instance as instance_module
+from easytier_host import peers
 from easytier_host.config.model import Flags, ProxyNetwork
 from easytier_host.echo import echo_request
 from easytier_host.events import NodeEvent
@@ -145,7 +145,7 @@ async def test_a_node_reconnects_when_the_other_is_back(monkeypatch: pytest.Monk
 
 async def test_a_silent_neighbour_is_left_by_the_clock_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """The underlay swallows everything from one moment on; the node's clock runs a hundred times as fast."""
-    monkeypatch.setattr(instance_module, "PEER_TICK", 0.005)
+    monkeypatch.setattr(peers, "TICK", 0.005)
     began = anyio.current_time()
     async with AsyncExitStack() as stack:
         a = await stack.enter_async_context(make_node(1))

@@ -276,21 +276,23 @@ async def test_a_peer_speaks_for_itself_alone(claimed: str, shown: str, forged: 
 
 
 @pytest.mark.parametrize("access", [(), (AccessRule(False, ports=((22, 22),)),)])
-async def test_a_first_flow_that_overtakes_the_record_of_its_peer_waits_for_it(access: tuple[AccessRule, ...]) -> None:
+async def test_a_first_flow_that_overtakes_the_record_of_its_peer_waits_for_it(
+    access: tuple[AccessRule, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with (
         pair(access=access) as (a, first, b, _second),
         await a.listen_tcp(80) as listener,
         anyio.create_task_group() as tasks,
     ):
-        records = a.owners.record
-        a.owners.record = lambda _peer_id: None
+        record = a.topology.record
+        monkeypatch.setattr(a.topology, "record", lambda _peer_id: None)
         near, far = socket.socketpair()
         with near:
             source, destination = (IPv4Address("10.144.0.2"), 40_000), (IPv4Address("10.144.0.1"), 80)
             tasks.start_soon(first.serve, SocketStream(far), b.peer_id, "kcp", source, destination)
             await anyio.wait_all_tasks_blocked()
             assert not list(a.gate.table)
-            a.owners.record = records
+            monkeypatch.setattr(a.topology, "record", record)
             a.topology.changed()
             with anyio.fail_after(10):
                 async with await listener.accept() as taken:
