@@ -78,6 +78,7 @@ class KcpStream(ByteStream):
         self._readable: anyio.Event | None = None
         self._writable: anyio.Event | None = None
         self._closed = False
+        self._over = anyio.Event()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -150,6 +151,16 @@ class KcpStream(ByteStream):
         self.close()
         await checkpoint()
 
+    async def wait_over(self) -> None:
+        """Return once the session is over, at most some 60 s after `aclose`: then all that was sent has arrived.
+
+        Raises BrokenResourceError if it has not.
+        """
+        if self.session.reason is None:
+            await self._over.wait()
+        if self.session.reason is not CloseReason.FINISHED:
+            raise self._broken()
+
     def close(self) -> None:
         """`aclose` without its checkpoint."""
         self._closed = True
@@ -175,6 +186,8 @@ class KcpStream(ByteStream):
             self._readable.set()
         if writer and self._writable is not None:
             self._writable.set()
+        if self.session.reason is not None:
+            self._over.set()
 
 
 Handler: TypeAlias = Callable[[KcpStream], Awaitable[None]]

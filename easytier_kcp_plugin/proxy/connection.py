@@ -46,8 +46,16 @@ class KcpConnection(TcpConnection):
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
-        """End our direction after what was sent, and drop what still comes."""
+        """End our direction after what was sent, and drop what still comes.
+
+        If the peer has ended its own, return once it has all that was sent, or raise BrokenResourceError if it does not get it:
+        a node that waits for its flows before it stops must not count this one as over before.
+        """
+        session = self._stream.session
+        ends_here = session.reason is None and session.at_eof
         await self._stream.aclose()
+        if ends_here:
+            await self._stream.wait_over()
 
     def reset(self) -> None:
         """See `TcpConnection`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -44,17 +44,18 @@ class Pair:
         return stream
 
 
-@asynccontextmanager
-async def pair() -> AsyncIterator[Pair]:
-    async def echo(stream: SocketStream) -> None:
-        async with stream:
-            with suppress(anyio.BrokenResourceError):
-                async for data in stream:
-                    await stream.send(data)
+async def echo(stream: SocketStream) -> None:
+    async with stream:
+        with suppress(anyio.BrokenResourceError):
+            async for data in stream:
+                await stream.send(data)
 
+
+@asynccontextmanager
+async def pair(serve: Callable[[SocketStream], Awaitable[None]] = echo) -> AsyncIterator[Pair]:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, running() as tasks:
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        tasks.start_soon(listener.serve, echo)
+        tasks.start_soon(listener.serve, serve)
         async with Node(config(2, listeners=("udp://127.0.0.1:0",), flags=Flags(no_tun=True)), plugins=manager()) as far:
             forward = PortForward("127.0.0.1:0", f"10.144.0.2:{port}", "tcp")
             flags = Flags(no_tun=True, enable_kcp_proxy=True)
@@ -98,6 +99,42 @@ async def test_live_flows_go_on_and_new_ones_are_refused_until_the_last_has_ende
         assert "FIN both ways" in reasons
         if stopping == "near":
             assert "this node is stopping" in reasons
+
+
+async def test_the_last_bytes_are_waited_for_when_both_ends_have_nothing_more_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answers = anyio.Event(), anyio.Event()
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            async for _ in stream:
+                pass
+            asked.set()
+            await answers.wait()
+            await stream.send(b"answer")
+
+    async with pair(answer) as nodes:
+        stream = await nodes.connect()
+        await stream.send(b"question")
+        await stream.send_eof()
+        await asked.wait()
+        (conn,) = nodes.far.peers()
+        lost: list[bytes] = []
+
+        def lose(frames: Sequence[bytes]) -> bool:
+            lost.extend(frames)
+            return True
+
+        with monkeypatch.context() as line:
+            line.setattr(conn.tunnel, "send", lose)
+            answers.set()
+            nodes.tasks.start_soon(nodes.far.drain, 3600.0)
+            # The answer, and its repetitions.
+            await until(lambda: len(lost) > 3)
+            assert nodes.far.gate.carried == 1
+        assert await stream.receive() == b"answer"
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+        await nodes.far.wait_closed()
 
 
 async def test_what_is_left_after_the_patience_is_reset_with_the_reason() -> None:
