@@ -445,3 +445,32 @@ def test_openers_of_our_kind_and_those_without_source_have_no_siblings() -> None
         give(endpoint, packet(conv, SYN, data))
         endpoint.receive(PEER, PacketType.KCP_SRC, [push(conv)], 0.0)
     assert [session.announced for session in endpoint.sessions] == [True] * 4
+
+
+def words(endpoint: Endpoint, now: float) -> list[bytes]:
+    return [payload for batch in endpoint.last_words(now) for payload in batch.payloads]
+
+
+def test_a_node_that_stops_knows_what_its_peers_must_not_miss() -> None:
+    endpoint = make()
+    for conv in (5, 6, 7):
+        ask(endpoint, conv, conv)
+    endpoint.receive(PEER, PacketType.KCP_SRC, [push(conv, b"all") for conv in (5, 6, 7)], 0.1)
+    ended, reset_before, live = [event.session for event in endpoint.poll(0.1).events if isinstance(event, Incoming)]
+    give(endpoint, packet(5, FIN), now=0.2)
+    assert endpoint.read(ended, 100) == b"all"
+    endpoint.finish(ended, 0.2)
+    endpoint.poll(60.0)
+    assert ended.state is State.LINGER
+    endpoint.reset(reset_before, 60.0)
+    endpoint.poll(60.0)
+    assert words(endpoint, 60.0) == [packet(6, RST), packet(5, FIN)]
+    # Of a reset that was said long ago its peer has heard, by the answers that it got.
+    assert words(endpoint, 61.0) == [packet(5, FIN)]
+    endpoint.stop(61.0)
+    assert live.reason is CloseReason.ABORTED
+    assert (7, RST, b"") in give(endpoint, now=61.0)
+    assert words(endpoint, 61.0) == [packet(7, RST), packet(5, FIN)]
+    # Who comes now is refused, and makes no session.
+    assert ask(endpoint, 8, 8, now=61.1) == [(8, RST, b"")]
+    assert not endpoint.sessions
