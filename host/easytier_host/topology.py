@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -272,7 +272,7 @@ class Topology:
             logger.warning("no route to %s: it would cover the underlay address of a neighbour", route)
         self._unsafe_routes = unsafe
         wanted = frozenset(routes - unsafe)
-        self._lone_hosts = self._left_behind(wanted)
+        self._lone_hosts = self._left_behind(wanted, underlay)
         self._routed = wanted | self._lone_hosts
         try:
             await nic.replace_routes(self._routed)
@@ -282,13 +282,13 @@ class Topology:
                 self._told_failure = str(error)
                 logger.warning("routes of %s were not changed: %s", nic.name, error)
 
-    def _left_behind(self, wanted: frozenset[Network]) -> frozenset[Network]:
+    def _left_behind(self, wanted: frozenset[Network], underlay: Collection[IPAddress]) -> frozenset[Network]:
         """Hosts in networks that are gone, or out of reach for a while, to which flows are under way: a transport carries these
         to a peer, whatever is offered, and the kernel would send them elsewhere."""
         gone = self._routed - wanted
         if not gone:
             return frozenset()
-        hosts = {ip for ip in self._carried_to() if any(ip in network for network in gone)}
+        hosts = {ip for ip in self._carried_to() if any(ip in network for network in gone) and ip not in underlay}
         return frozenset(ip_network(ip) for ip in hosts if not any(ip in network for network in wanted))
 
 

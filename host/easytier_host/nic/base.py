@@ -26,6 +26,10 @@ class NicError(Exception):
     """The device could not be made, addressed or routed; the message says what to do."""
 
 
+class DeviceGone(NicError):
+    """The device is not there any more, or was closed."""
+
+
 class Nic(ABC):
     """A network device of the node.  Reads and writes are batches and never block."""
 

@@ -15,7 +15,7 @@ from typing import Final
 import anyio
 
 from easytier_host.kernel_news import ADDRESSES, LINKS, ROUTES, open_news, read_news
-from easytier_host.nic.base import Nic, NicError
+from easytier_host.nic.base import DeviceGone, Nic, NicError
 from easytier_host.nic.netlink import Interface, Network
 from easytier_host.nic.tun import Coalesce, open_tun
 
@@ -57,6 +57,7 @@ class LastingNic(Nic):
         self._loss: NicError | None = None
         """Why the current device is of no use."""
         self._closed = False
+        self._told_failure = ""
         self._dropped_before = 0
 
     async def wait_readable(self) -> None:
@@ -115,10 +116,15 @@ class LastingNic(Nic):
             mended = await self._current.mend()
             # With what could not be added while the device was down.
             await self._current.replace_routes(self._routes)
-        except NicError as error:
-            # One that is gone is its reader's.
-            logger.debug("%s", error)
+        except DeviceGone:
+            # Its reader will make another.
             return False
+        except NicError as error:
+            if str(error) != self._told_failure:
+                self._told_failure = str(error)
+                logger.warning("what somebody has taken cannot be put back: %s", error)
+            return False
+        self._told_failure = ""
         return mended
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Container, Sequence
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, Final
 
-from easytier_host.nic.base import NicError
+from easytier_host.nic.base import DeviceGone, NicError
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network
@@ -72,15 +72,15 @@ def configure(name: str, *, mtu: int, queue_length: int, addresses: Sequence[Int
 def restore(name: str, index: int, *, mtu: int, addresses: Sequence[Interface], routes: Routes) -> list[str] | None:
     """Give a device what somebody has taken from it: its MTU, addresses, the routes to their prefixes, and `routes`.
 
-    Returns what had to be put back, in words; None, and nothing is done, while the device is down.  NicError if it is gone, or
-    something is refused.
+    Returns what had to be put back, in words; None, and nothing is done, while the device is down.  Raises DeviceGone, or
+    NicError if something is refused.
     """
     back = []
     with _open() as route:
         links: list[Any] = []
         code = _call(lambda: links.extend(route.link("get", index=index)))
         if code or not links:
-            raise NicError(f"network device {name} is gone")
+            raise DeviceGone(f"network device {name} is gone")
         if not links[0]["flags"] & _IFF_UP:
             return None
         if links[0].get_attr("IFLA_MTU") != mtu:
@@ -216,7 +216,7 @@ class Routes:
         family = _family(network)
         code = _call(route.route, command, dst=str(network), oif=self._index, family=family, scope=scope)
         if code in (errno.ENODEV, errno.ENXIO):
-            raise NicError(f"network device {self._name} is gone")
+            raise DeviceGone(f"network device {self._name} is gone")
         return code
 
 

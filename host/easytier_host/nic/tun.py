@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 
 from easytier_host.nic import netlink, offload
-from easytier_host.nic.base import VNET_HEADER_SIZE, Nic, NicError
+from easytier_host.nic.base import VNET_HEADER_SIZE, DeviceGone, Nic, NicError
 from easytier_host.nic.netlink import Interface, Network
 from easytier_host.nic.offload import PLAIN_VNET_HEADER, VNET_HEADER, split
 
@@ -189,7 +189,7 @@ class TunNic(Nic):
 
     def _check_open(self) -> None:
         if self._fd < 0:
-            raise NicError(f"network device {self.name} is closed")
+            raise DeviceGone(f"network device {self.name} is closed")
 
     def _write_apart(self, frame: bytes, count: int) -> None:
         """Deliver a super-packet in pieces: this kernel does not take one whose checksum is complete.  No more are joined."""

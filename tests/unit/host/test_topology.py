@@ -67,13 +67,15 @@ class Net:
     events: EventBoard = field(default_factory=EventBoard)
     counters: RouteCounters = field(default_factory=RouteCounters)
     carried_to: set[IPv4Address] = field(default_factory=set)
+    underlay: list[str] = field(default_factory=list)
 
     def neighbours(self) -> frozenset[int]:
         return self.near
 
     def __iter__(self) -> Iterator[PeerConn]:
-        """No connection: what there is of an underlay does not matter here."""
-        return iter(())
+        """One connection to each underlay address."""
+        infos = [SimpleNamespace(remote_url=f"udp://{address}:11010") for address in self.underlay]
+        return iter([cast("PeerConn", SimpleNamespace(tunnel=SimpleNamespace(info=info))) for info in infos])
 
     def is_live(self, peer_id: int, _within: float = 3.0) -> bool:
         return peer_id in self.live
@@ -322,6 +324,17 @@ async def test_hosts_of_a_network_that_is_gone_keep_their_way_while_flows_lead_t
         net.near = frozenset()
         topology.changed()
         await until(lambda: nic.wanted == {host})
+        net.near = frozenset({PEER})
+        topology.changed()
+        await until(lambda: nic.wanted == {network})
+        net.near = frozenset()
+        topology.changed()
+        await until(lambda: nic.wanted == {host})
+        # That would lead the tunnel of a neighbour into itself.
+        net.underlay = ["192.168.9.7"]
+        topology.changed()
+        await until(lambda: not nic.wanted)
+        net.underlay = []
         net.near = frozenset({PEER})
         topology.changed()
         await until(lambda: nic.wanted == {network})

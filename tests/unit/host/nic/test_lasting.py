@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from easytier_host.nic import lasting
-from easytier_host.nic.base import NicError
+from easytier_host.nic.base import DeviceGone, NicError
 from easytier_host.nic.lasting import LastingNic
 from easytier_host.nic.memory import MemoryNic
 from tests.unit.host.tunnel.helpers import running, until
@@ -158,6 +158,26 @@ async def test_news_of_the_device_has_it_mended_and_a_quarrel_becomes_slow(monke
     pauses = [later - earlier for earlier, later in itertools.pairwise(device.mended_at)]
     assert pauses[2] > 0.08 > 0.02 <= pauses[0], "0.02, 0.04, 0.08 s and the rest"
     assert set(device.routes) == {ROUTE}, "what the device could not take while it was down is tried again"
+
+
+async def test_what_cannot_be_put_back_is_said_once_and_a_device_that_is_gone_is_its_reader_s(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Refusing(Device):
+        error: NicError = NicError("no rights")
+
+        async def mend(self) -> bool:
+            await anyio.lowlevel.checkpoint()
+            raise self.error
+
+    device = Refusing("et0")
+    nic = LastingNic(device, Maker())
+    for _ in range(2):
+        assert not await nic._mend()
+    assert caplog.text.count("no rights") == 1
+    device.error = DeviceGone("et0 is gone")
+    assert not await nic._mend()
+    assert "gone" not in caplog.text
 
 
 async def test_a_system_without_news_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
