@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 from easytier_host.hearsay import Hearsay
@@ -38,6 +37,7 @@ from easytier_host.route_records import (
     encode_record,
     may_pass_on,
 )
+from easytier_host.route_tables import RouteCounters, Session, StoredConnInfo, StoredRecord
 
 # Wire constants, in seconds (control plane 7.4 and 7.8).
 RENEWAL_INTERVAL: Final = 3600.0
@@ -66,59 +66,6 @@ class RouteError(Exception):
     """A neighbour's request cannot be honoured: it has no session, or speaks for somebody else."""
 
 
-@dataclass(slots=True)
-class RouteCounters:
-    """What came in and was not taken, since the start."""
-
-    records_refused: int = 0
-    """Records without peer id, too large, or one too many."""
-    conn_info_refused: int = 0
-    """Matrices too short for their peers, rows of one peer too many, and rows with too many connections."""
-    own_id_claimed: int = 0
-    """Records under our peer id that are not ours, and answers that call our id a duplicate: another node uses it."""
-    syncs_failed: int = 0
-    """Requests of ours that were refused or not answered."""
-
-
-@dataclass(slots=True)
-class _Record:
-    message: peer_rpc_pb2.RoutePeerInfo
-    view: PeerRecord
-    size: int
-    may_pass_on: bool
-    last_sign: float
-    """When it was renewed, or seen to be within reach."""
-    bringer: int
-    """The neighbour that this version came from."""
-
-
-@dataclass(slots=True)
-class _ConnInfo:
-    version: int
-    neighbours: frozenset[int]
-    received: float
-    bringer: int
-
-
-@dataclass(slots=True)
-class _Session:
-    session_id: int
-    their_session_id: int | None = None
-    records: dict[int, int] = field(default_factory=dict)
-    """Version of each record that the neighbour has."""
-    conns: dict[int, int] = field(default_factory=dict)
-    """Version of each peer's connection info that the neighbour has."""
-
-    def forget(self) -> None:
-        self.records.clear()
-        self.conns.clear()
-
-    def meet(self, their_session_id: int) -> None:
-        if self.their_session_id not in (None, their_session_id):
-            self.forget()
-        self.their_session_id = their_session_id
-
-
 class LinkState:
     """All that one node knows of its network.
 
@@ -136,9 +83,9 @@ class LinkState:
         self._random_u64 = random_u64
         self._neighbours: frozenset[int] = frozenset()
         self._conn_version = 1
-        self._sessions: dict[int, _Session] = {}
-        self._records: dict[int, _Record] = {}
-        self._conns: dict[int, _ConnInfo] = {}
+        self._sessions: dict[int, Session] = {}
+        self._records: dict[int, StoredRecord] = {}
+        self._conns: dict[int, StoredConnInfo] = {}
         self._hearsay = Hearsay()
         self._records_brought: Counter[int] = Counter()
         self._links_brought: Counter[int] = Counter()
@@ -219,7 +166,7 @@ class LinkState:
         for peer_id in self._neighbours - peer_ids:
             del self._sessions[peer_id]
         for peer_id in peer_ids - self._neighbours:
-            self._sessions[peer_id] = _Session(self._random_u64())
+            self._sessions[peer_id] = Session(self._random_u64())
         left, self._neighbours = self._neighbours - peer_ids, peer_ids
         self._conn_version += 1
         self._generation += 1
@@ -344,7 +291,7 @@ class LinkState:
                 self._drop_conn(peer_id)
                 self._forget_saved(peer_id)
 
-    def _take_record(self, bringer: int, session: _Session, message: peer_rpc_pb2.RoutePeerInfo, now: float) -> None:
+    def _take_record(self, bringer: int, session: Session, message: peer_rpc_pb2.RoutePeerInfo, now: float) -> None:
         peer_id, version = message.peer_id, message.version
         if peer_id == self.peer_id:
             if message.peer_route_id != self._route_id:
@@ -370,7 +317,7 @@ class LinkState:
             copy = peer_rpc_pb2.RoutePeerInfo()
             copy.CopyFrom(message)
             view = decode_record(message, now)
-            self._records[peer_id] = _Record(copy, view, size, may_pass_on(message), last_sign=now, bringer=bringer)
+            self._records[peer_id] = StoredRecord(copy, view, size, may_pass_on(message), last_sign=now, bringer=bringer)
             self._records_brought[bringer] += 1
             if stored is not None and version < stored.view.version:
                 # The others have the higher version that was none of its own.
@@ -379,7 +326,7 @@ class LinkState:
                 self._generation += 1
         _raise_to(session.records, peer_id, version)
 
-    def _take_conn_info(self, bringer: int, session: _Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float) -> None:
+    def _take_conn_info(self, bringer: int, session: Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float) -> None:
         bitmap, peer_list = request.conn_bitmap, request.conn_peer_list
         if len(bitmap.peer_ids) > MAX_RECORDS or len(peer_list.peer_conn_infos) > MAX_RECORDS:
             self.counters.conn_info_refused += 1
@@ -421,7 +368,7 @@ class LinkState:
         stored = self._conns.get(peer_id)
         if stored is not None:
             self._drop_conn(peer_id)
-        self._conns[peer_id] = _ConnInfo(version, neighbours, now, bringer)
+        self._conns[peer_id] = StoredConnInfo(version, neighbours, now, bringer)
         self._links_brought[bringer] += len(neighbours)
         self._links += len(neighbours)
         if stored is not None and version < stored.version:
@@ -431,7 +378,7 @@ class LinkState:
 
     # Who lacks what
 
-    def _newer_records(self, peer_id: int, session: _Session) -> Iterable[_Record | None]:
+    def _newer_records(self, peer_id: int, session: Session) -> Iterable[StoredRecord | None]:
         """Records that a neighbour lacks, None standing for our own; never one about itself, which could end a stock daemon."""
         if self._own_version > session.records.get(self.peer_id, 0):
             yield None
@@ -443,7 +390,7 @@ class LinkState:
             if other != peer_id and record.may_pass_on and record.view.version > saved.get(other, 0):
                 yield record
 
-    def _newer_conns(self, peer_id: int, session: _Session) -> Iterable[Versioned]:
+    def _newer_conns(self, peer_id: int, session: Session) -> Iterable[Versioned]:
         saved = session.conns
         if self._conn_version > saved.get(self.peer_id, 0):
             yield self.peer_id, self._conn_version, self._neighbours

@@ -23,8 +23,8 @@ from easytier_host.nic.base import NicError
 from easytier_host.nic.memory import MemoryNic
 from easytier_host.pb import common_pb2
 from easytier_host.peer_conn import PeerConn
-from easytier_host.route import RouteCounters
 from easytier_host.route_records import OwnRecord, PeerRecord
+from easytier_host.route_tables import RouteCounters
 from easytier_host.topology import Topology, capabilities_of, peer_info
 from tests.unit.host.helpers import FAR, ME, OTHER, PEER, Recorder
 from tests.unit.host.tunnel.helpers import running, until

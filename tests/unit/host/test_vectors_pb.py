@@ -13,8 +13,9 @@ from google.protobuf.message import Message
 
 from easytier_host.packet import PEER_HEADER_SIZE, Flag, PacketType, PeerHeader
 from easytier_host.pb import common_pb2, peer_rpc_pb2
-from easytier_host.route import LinkState, RouteCounters
+from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord
+from easytier_host.route_tables import RouteCounters
 
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 UDP_HEADER_SIZE = 8
