@@ -148,12 +148,17 @@ class Entrances:
         )
 
     def _open(self, rule: PortForward) -> _OpenForward:
+        opened = _OpenForward(self._forward(rule))
+        logger.info("%s port %s:%d leads to %s", rule.proto, *opened.forward.address, rule.dst_addr)
+        return opened
+
+    def _forward(self, rule: PortForward) -> Forward | UdpForward:
         if rule.proto == "tcp":
-            return _OpenForward(Forward(rule, self._node.gate, self._tasks))
+            return Forward(rule, self._node.gate, self._tasks)
         version = parse_endpoint(rule.dst_addr)[0].version
         if version == 6 and not self._by_kernel:
             raise ForwardError(f"port_forward {rule.bind_addr}: UDP over IPv6 needs a TUN device")
-        return _OpenForward(UdpForward(rule, partial(self._overlay_port, version=version), self._clock))
+        return UdpForward(rule, partial(self._overlay_port, version=version), self._clock)
 
     def _open_socks(self, url: str) -> SocksServer:
         host, port = parse_endpoint(url.removeprefix(SOCKS_SCHEME))

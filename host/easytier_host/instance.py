@@ -436,8 +436,6 @@ class Node:
         self.entrances = Entrances(self, self._clock, by_kernel=by_kernel, mtu=mtu, random_number=secrets.randbits(16))
         await open_listeners(config.listeners, self._listeners, self.tasks, self._admission.accept, ipv6=flags.enable_ipv6)
         self.direct.listeners = self.listeners
-        for rule, forward in zip(config.port_forwards, self.forwards, strict=True):
-            self._log.info("%s port %s:%d leads to %s", rule.proto, *forward.address, rule.dst_addr)
         if self.nic is None and self.gate.stack is None and (self.addresses or config.proxy_networks):
             self._log.warning("plain TCP cannot end or begin here, only KCP can: %s", self.gate.stack_obstacle)
 
