@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, Role
+from easytier_kcp_plugin.kcp.half_open import HalfOpen
 from easytier_kcp_plugin.kcp.handshake import HALF_OPEN_LIFE, KINDS, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
 from easytier_kcp_plugin.kcp.last_words import LastWords
@@ -78,7 +79,6 @@ class _Peer:
     live: int = 0
     is_ours: bool = False
     openings: Openings[Session] = field(default_factory=Openings)
-    half_open: int = 0
     heard_at: float = -math.inf
     segment_bytes: int = STOCK_MSS
 
@@ -116,7 +116,7 @@ class Endpoint:
         self._peers: dict[int, _Peer] = {}
         self._idle_peers: OrderedDict[int, None] = OrderedDict()
         self._live: dict[Session, None] = {}
-        self._half_open: dict[Session, float] = {}
+        self._half_open: HalfOpen[Session] = HalfOpen(self.limits.half_open_per_peer, self.limits.half_open)
         self._lingering: OrderedDict[Session, None] = OrderedDict()
         self._siblings: dict[_SiblingsKey, Siblings] = {}
         self._engines: dict[Engine, tuple[Session, int]] = {}
@@ -214,8 +214,8 @@ class Endpoint:
         """Entries in all tables except paths: sessions, conversations, engines, siblings and timers that are not stale."""
         convs = sum(len(peer.by_conv) for peer in self._peers.values())
         timers = sum(time == session.scheduled for time, _, session in self._timers)
-        tables = (self._live, self._half_open, self._lingering, self._siblings, self._engines)
-        return convs + timers + sum(len(table) for table in tables)
+        tables = (self._live, self._lingering, self._siblings, self._engines)
+        return convs + timers + len(self._half_open) + sum(len(table) for table in tables)
 
     def rtt(self, peer_id: int) -> float | None:
         """Smoothed round-trip time to a peer in seconds, as seen by its sessions; None if nothing is known."""
@@ -297,8 +297,7 @@ class Endpoint:
         self._last_words.keep(now)
         wake = min((wake for peer_id, wake in self._wakes.items() if peer_id not in congested), default=math.inf)
         timer = self._timers[0][0] if self._timers else math.inf
-        shadow = next(iter(self._half_open.values()), math.inf) + SHADOW_LIFE
-        return Poll(batches, events, min(wake, timer, shadow), resized)
+        return Poll(batches, events, min(wake, timer, self._half_open.oldest_since + SHADOW_LIFE), resized)
 
     def _run_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
@@ -307,10 +306,8 @@ class Endpoint:
                 session.scheduled = math.inf
                 session.tick(now)
                 self._touched[session] = None
-        # The handshakes end by themselves; what stays is an established loser of a stock opener.  (The sum is the deadline's.)
-        for session, since in list(itertools.islice(self._half_open.items(), RST_BURST)):
-            if now < since + SHADOW_LIFE:
-                break
+        # The handshakes end by themselves; what stays is an established loser of a stock opener.
+        for session in self._half_open.older_than(SHADOW_LIFE, now)[:RST_BURST]:
             session.reset(CloseReason.SUPERSEDED, now)
             self._touched[session] = None
 
@@ -400,12 +397,16 @@ class Endpoint:
             return self._refuse(Role.DESTINATION, peer_id, conv, now)
         peer = self._peer(peer_id)
         limits = self.limits
-        if peer.half_open >= limits.half_open_per_peer or len(self._half_open) >= limits.half_open:
-            self.counters.dropped_at_limit += 1
-            return None
         if len(self._live) >= limits.sessions or peer.live >= limits.sessions_per_peer:
             self.counters.dropped_at_limit += 1
             return self._refuse(Role.DESTINATION, peer_id, conv, now)
+        if not self._half_open.has_room(peer_id):
+            oldest = self._half_open.gives_way(peer_id, now)
+            if oldest is None:
+                self.counters.dropped_at_limit += 1
+                return None
+            self.counters.gave_way += 1
+            oldest.reset(CloseReason.GAVE_WAY, now)
         siblings = self._siblings_of(peer_id, conn_data, now)
         if siblings is not None and siblings.settled:
             self.counters.siblings_reset += 1
@@ -418,8 +419,7 @@ class Endpoint:
         if siblings is not None:
             siblings.join(session)
         self._enlist(session, peer)
-        self._half_open[session] = now
-        peer.half_open += 1
+        self._half_open.add(session, peer_id, now)
         peer.by_conv[Role.DESTINATION, conv] = session
         if self._holds and conn_data.offer is not None:
             session.hold(conv)
@@ -514,7 +514,7 @@ class Endpoint:
     def established(self, session: Session, now: float) -> None:
         """An acceptor's session got its third packet."""
         if session.siblings is None or session.siblings.established(session, now):
-            self._leave_half_open(session)
+            self._half_open.remove(session, session.peer_id)
             if not session.announced:
                 self._announce(session)
 
@@ -523,7 +523,7 @@ class Endpoint:
         self._peers[session.peer_id].is_ours = session.peer_offer is not None
         self.opening_ended(session)
         if session.siblings is not None and session.siblings.proven(session, now):
-            self._leave_half_open(session)
+            self._half_open.remove(session, session.peer_id)
             self._announce(session)
 
     def over(self, session: Session) -> None:
@@ -532,7 +532,7 @@ class Endpoint:
         peer = self._peers[session.peer_id]
         del self._live[session]
         peer.live -= 1
-        self._leave_half_open(session)
+        self._half_open.remove(session, session.peer_id)
         siblings = session.siblings
         if siblings is not None:
             siblings.leave(session)
@@ -547,10 +547,6 @@ class Endpoint:
     def _enlist(self, session: Session, peer: _Peer) -> None:
         self._live[session] = None
         peer.live += 1
-
-    def _leave_half_open(self, session: Session) -> None:
-        if self._half_open.pop(session, None) is not None:
-            self._peers[session.peer_id].half_open -= 1
 
     def _peer(self, peer_id: int) -> _Peer:
         """The record of a peer that is about to get a session."""

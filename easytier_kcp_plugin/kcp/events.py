@@ -36,6 +36,7 @@ class CloseReason(StrEnum):
     SILENT = "nothing heard from the peer for 60 s"
     STALLED = "the peer acknowledged nothing for 60 s"
     PEER_REPLACED = "the peer has left, and another has the address"
+    GAVE_WAY = "too many connections are being opened, and this one took long"
     SUPERSEDED = "the peer uses another connection for this flow"
 
 

@@ -49,6 +49,8 @@ class EndpointCounters:
     """With session ids that are not the sender's and ours, or of a type that no session has."""
     dropped_at_limit: int = 0
     """SYNs."""
+    gave_way: int = 0
+    """Half-open sessions that were ended for a new one."""
     strangers: int = 0
     """Packets for unknown ids."""
     resets_sent: int = 0

@@ -79,6 +79,8 @@ class KcpStream(ByteStream):
         self._writable: anyio.Event | None = None
         self._closed = False
         self._over = anyio.Event()
+        self.dialling: anyio.CancelScope | None = None
+        """Of a stream that was accepted, until its handler has reached what the peer asked for, or reads or writes."""
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -96,6 +98,7 @@ class KcpStream(ByteStream):
         """
         if self._readable is not None:
             raise BusyResourceError("receiving from")
+        self.dialling = None
         await checkpoint()
         while True:
             if self._closed:
@@ -121,6 +124,7 @@ class KcpStream(ByteStream):
         """
         if self._writable is not None:
             raise BusyResourceError("sending from")
+        self.dialling = None
         await checkpoint()
         rest = memoryview(item)
         while True:
@@ -139,6 +143,7 @@ class KcpStream(ByteStream):
 
     def confirm(self) -> None:
         """What the peer asked for has been reached; see `Endpoint.confirm`."""
+        self.dialling = None
         self._driver.confirm(self.session)
 
     async def send_eof(self) -> None:
@@ -197,7 +202,8 @@ class EndpointDriver:
     """Runs an endpoint: one task that waits for input and for the endpoint's next deadline.
 
     `serve` is called for each incoming stream, in a task of its own, at most `max_served` at a time; further ones are reset.
-    The stream is closed when it returns, and reset when it raises, which is logged.  Without `serve` every one is reset.
+    The stream is closed when it returns, and reset when it raises, which is logged.  A peer that gives a stream up before its
+    handler has confirmed, read or written anything ends the handler as well.  Without `serve` every stream is reset.
     """
 
     def __init__(
@@ -361,6 +367,8 @@ class EndpointDriver:
         stream = self._streams.get(event.session)
         if isinstance(event, Closed):
             self._streams.pop(event.session, None)
+            if stream is not None and stream.dialling is not None:
+                stream.dialling.cancel()
         if isinstance(event, Established | Closed) and event.session in self._opening:
             self._opening[event.session].set()
         if stream is not None:
@@ -373,11 +381,13 @@ class EndpointDriver:
             return
         self._serving += 1
         stream = self._streams[session] = KcpStream(self, session)
-        tasks.start_soon(self._serve_one, self._serve, stream, name=str(session))
+        scope = stream.dialling = anyio.CancelScope()
+        tasks.start_soon(self._serve_one, self._serve, stream, scope, name=str(session))
 
-    async def _serve_one(self, serve: Handler, stream: KcpStream) -> None:
+    async def _serve_one(self, serve: Handler, stream: KcpStream, scope: anyio.CancelScope) -> None:
         try:
-            await serve(stream)
+            with scope:
+                await serve(stream)
         except (BrokenResourceError, EndOfStream) as error:
             self._logger.debug("%s ended: %s", stream.session, error)
             stream.reset()

@@ -111,6 +111,9 @@ class Targets:
             report(Failed(f"{endpoint(ip, port)} cannot be reached: {reason_of(error)}"))
             connection.reset()
             return
+        except anyio.get_cancelled_exc_class():
+            report(Failed("given up before its destination was reached"))
+            raise
         connection.confirm()
         report(Connected())
         await gate.relay(flow.id, connection, target)

@@ -24,7 +24,7 @@ from easytier_host import (
 from easytier_host.rpc import allowance, framing
 from easytier_host.subnet import fragments, tcp, udp
 from easytier_host.tunnel import udp_socket
-from easytier_kcp_plugin.kcp import endpoint, limits, sending
+from easytier_kcp_plugin.kcp import endpoint, half_open, limits, sending
 from easytier_kcp_plugin.kcp import handshake as kcp_handshake
 from easytier_kcp_plugin.kcp.arq import memory
 
@@ -66,7 +66,10 @@ def row(subject: str) -> str:
         ("plain TCP", (tcp.MAX_HELD_PER_PEER, tcp.SYN_RATE, tcp.SYN_BURST, tcp.MAX_HELD)),
         ("UDP sources", (udp.MAX_SOURCES, udp.MAX_SOURCES_PER_PEER)),
         ("fragments", (fragments.MAX_BYTES_PER_PEER / MIB, fragments.MAX_BYTES / MIB)),
-        ("half-open KCP", (LIMITS.half_open_per_peer, LIMITS.half_open, kcp_handshake.HALF_OPEN_LIFE)),
+        (
+            "half-open KCP",
+            (LIMITS.half_open_per_peer, LIMITS.half_open, kcp_handshake.HALF_OPEN_LIFE, half_open.GIVES_WAY_AFTER),
+        ),
         ("KCP sessions", (LIMITS.sessions_per_peer, LIMITS.sessions)),
         ("bytes to be sent", (sending.PEER_BYTES / MIB, sending.NODE_BYTES / MIB, sending.FLOW_BYTES / KIB)),
         ("bytes received", (*(sessions for sessions, _ in limits.WINDOWS), round(memory.MEMORY_SEGMENTS * 1382 / 1e6))),

@@ -200,6 +200,36 @@ def test_strangers_get_less_than_they_send(attack: Attack) -> None:
     assert attacker.received <= 2 * (RST_BURST + RST_RATE * scene.took + 1)
 
 
+@pytest.mark.parametrize(
+    ("askers", "each_second"),
+    [
+        pytest.param((OPENER, ATTACKER), 9, id="also of the same peer"),
+        pytest.param((ATTACKER, ATTACKER + 1), 40, id="of others"),
+    ],
+)
+def test_flows_open_beside_many_that_nobody_answers(askers: tuple[int, ...], each_second: int) -> None:
+    """A peer that asks for more in ten seconds than may be half open, and less in five; others may ask for as much as they
+    like."""
+    limits = Limits(half_open_per_peer=50, half_open=100)
+    network, source = Network(limits=limits), random.Random(1)
+    for peer_id in {*askers} - {OPENER}:
+        network.ends[peer_id], network.events[peer_id] = Attacker(), []
+    flows = []
+    for step in range(15 * each_second):
+        for peer_id in askers:
+            conv, port = source.getrandbits(31), source.randrange(1, 65_536)
+            to, packet_type, payload = packet(ACCEPTOR, conv, SYN, request(port).encode(), of=peer_id)
+            network.inject(to, peer_id, packet_type, payload)
+        if step % each_second == 0:
+            flows.append(network.connect(b"quick", 1000 + step))
+        network.run(1 / each_second)
+        half_open = sum(session.conv is not None and not session.announced for session in network.acceptor.sessions)
+        assert half_open <= limits.half_open
+    network.run(1.0)
+    assert [flow.reason for flow in flows] == [CloseReason.FINISHED] * 15
+    assert network.acceptor.counters.gave_way > 50
+
+
 def test_a_replayed_handshake_opens_nothing_twice() -> None:
     """An honest peer's packets, as somebody on the way repeats them, also after the flow was reset."""
     endpoint = Endpoint(ACCEPTOR, arq.paths(), first_conv=0, holds=True)

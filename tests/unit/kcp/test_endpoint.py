@@ -275,6 +275,38 @@ def test_half_open_requests_are_limited_for_each_peer_and_in_all() -> None:
     assert endpoint.counters.dropped_at_limit == 10
 
 
+def test_a_half_open_request_that_took_long_gives_way_and_its_opener_is_told() -> None:
+    endpoint = make(half_open_per_peer=2)
+    for conv in (1, 2):
+        ask(endpoint, conv, conv, now=float(conv))
+    assert 3 not in [conv for conv, _, _ in ask(endpoint, 3, 3, now=5.9)]
+    answers = ask(endpoint, 4, 4, now=6.0)
+    assert (1, RST, b"") in answers
+    assert (4, SYN_ACK, b"") in answers
+    assert [session.conv for session in endpoint.sessions] == [2, 4]
+    assert (endpoint.counters.gave_way, endpoint.counters.dropped_at_limit) == (1, 1)
+
+
+def test_a_request_that_is_refused_anyway_costs_no_other_its_place() -> None:
+    endpoint = make(half_open_per_peer=2, sessions_per_peer=2)
+    for conv in (1, 2):
+        ask(endpoint, conv, conv)
+    assert (3, RST, b"") in ask(endpoint, 3, 3, now=6.0)
+    assert len(endpoint.sessions) == 2
+
+
+def test_what_is_held_may_give_way_too_and_the_application_hears_of_it() -> None:
+    offered = ConnData(request(2).src, request(2).dst, Offer()).encode()
+    endpoint = Endpoint(ME, ikcp.paths(), first_conv=0, holds=True, limits=Limits(half_open_per_peer=1))
+    endpoint.receive(PEER, PacketType.KCP_SRC, [packet(6, SYN, offered)], 0.0)
+    session = announced(endpoint, 0.0)
+    endpoint.receive(PEER, PacketType.KCP_SRC, [packet(7, SYN, offered)], 5.0)
+    poll = endpoint.poll(5.0)
+    assert packet(6, RST) in [payload for batch in poll.batches for payload in batch.payloads]
+    assert poll.events[0] == Closed(session, CloseReason.GAVE_WAY)
+    assert isinstance(poll.events[1], Incoming)
+
+
 def test_half_open_requests_make_room_after_ten_seconds() -> None:
     endpoint = make(half_open_per_peer=1)
     assert ask(endpoint, 1, 1)

@@ -196,6 +196,31 @@ async def test_a_handler_that_raises_resets_its_stream_alone(caplog: pytest.LogC
         assert await read_all(good) == b"fine"
 
 
+async def test_who_gives_a_stream_up_ends_the_dial_for_it_and_no_handler_that_has_begun_to_serve() -> None:
+    ended: list[str] = []
+
+    async def dial(_kcp: KcpStream) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("dial")
+
+    async def serve(kcp: KcpStream) -> None:
+        kcp.confirm()
+        with pytest.raises(BrokenResourceError):
+            await kcp.receive()
+        await checkpoint()
+        ended.append("server")
+
+    for handler in (dial, serve):
+        async with wired(handler) as wire:
+            kcp = await wire.open()
+            await until(lambda: wire.acceptor._serving == 1)
+            kcp.reset()
+            await until(lambda: wire.acceptor._serving == 0)
+    assert ended == ["dial", "server"]
+
+
 async def test_a_stream_is_closed_when_its_handler_returns() -> None:
     async def say_one_thing(kcp: KcpStream) -> None:
         await kcp.send(b"bye")
