@@ -14,7 +14,7 @@ from tests.interop.scenes import REHEARSAL, listener, node, wait_joined
 from tests.netns.nodes import NodeOptions, RunningNode
 from tests.netns.requirements import INTEROP
 from tests.netns.tcp_games import finish, games
-from tests.netns.topology import Namespace, Topology, add_address, wait_for
+from tests.netns.topology import Namespace, Topology, mute_router, wait_for
 
 pytestmark = [
     *INTEROP,
@@ -88,27 +88,8 @@ def through_a_router(destination: str, *, ipv6: bool) -> Iterator[tuple[list[Run
     packet was too large."""
     with Topology() as topology:
         spaces = [topology.namespace("n1"), topology.namespace("n2")]
-        router = topology.namespace("router")
-        near, far = ("fd09:1::", "fd09:2::") if ipv6 else ("10.9.1.", "10.9.2.")
-        prefix = "/64" if ipv6 else "/24"
-        _, near_device = topology.join(spaces[0], router, f"{near}2{prefix}", f"{near}1{prefix}")
-        _, device = topology.join(spaces[1], router, f"{far}2{prefix}", f"{far}1{prefix}")
-        if ipv6:
-            # Without a link-local address it cannot ask who has the next one.
-            for each in (near_device, device):
-                add_address(router, each, "fe80::1/64")
-        family = "-6" if ipv6 else "-4"
-        spaces[0].run("ip", family, "route", "add", "default", "via", f"{near}1")
-        spaces[1].run("ip", family, "route", "add", "default", "via", f"{far}1")
-        router.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1" if ipv6 else "net.ipv4.ip_forward=1")
-        kind = "icmpv6 type packet-too-big" if ipv6 else "icmp type destination-unreachable"
-        for words in (
-            "add table inet mute",
-            "add chain inet mute output { type filter hook output priority 0 ; }",
-            f"add rule inet mute output {kind} drop",
-        ):
-            router.run("nft", *words.split())
-        any_host, target = ("[::]", f"[{far}2]") if ipv6 else ("0.0.0.0", f"{far}2")
+        router, device, (_, far) = mute_router(topology, *spaces, ipv6=ipv6)
+        any_host, target = ("[::]", f"[{far}]") if ipv6 else ("0.0.0.0", far)
         options = [
             kcp_options(1, source=True, peers=(listener("udp", target),)),
             kcp_options(2, source=False, listeners=(listener("udp", any_host),)),

@@ -288,6 +288,31 @@ def add_address(namespace: Namespace, device: str, address: str) -> None:
     namespace.run("ip", "link", "set", device, "up")
 
 
+def mute_router(topology: Topology, near: Namespace, far: Namespace, *, ipv6: bool) -> tuple[Namespace, str, tuple[str, str]]:
+    """Join two namespaces by a router that tells nobody when a packet was too large.
+
+    Returns it, its device towards `far`, and the addresses of the two.
+    """
+    router = topology.namespace("router")
+    nets, prefix, family = (("fd09:1::", "fd09:2::"), "/64", "-6") if ipv6 else (("10.9.1.", "10.9.2."), "/24", "-4")
+    devices = []
+    for namespace, net in zip((near, far), nets, strict=True):
+        devices.append(topology.join(namespace, router, f"{net}2{prefix}", f"{net}1{prefix}")[1])
+        if ipv6:
+            # Without a link-local address it cannot ask who has the next one.
+            add_address(router, devices[-1], "fe80::1/64")
+        namespace.run("ip", family, "route", "add", "default", "via", f"{net}1")
+    router.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1" if ipv6 else "net.ipv4.ip_forward=1")
+    kind = "icmpv6 type packet-too-big" if ipv6 else "icmp type destination-unreachable"
+    for words in (
+        "add table inet mute",
+        "add chain inet mute output { type filter hook output priority 0 ; }",
+        f"add rule inet mute output {kind} drop",
+    ):
+        router.run("nft", *words.split())
+    return router, devices[1], (f"{nets[0]}2", f"{nets[1]}2")
+
+
 def traces(namespace: Namespace) -> dict[str, str]:
     """Everything a node may have changed in a namespace: devices, addresses, routes, rules, packet filter."""
     commands = {

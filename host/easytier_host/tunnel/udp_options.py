@@ -11,7 +11,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 # Linux's numbers; the socket module has no names for them.
 _SOL_UDP: Final = 17
@@ -27,8 +27,20 @@ _IPV6_MTU: Final = 24
 _IPV6_LEAST_MTU: Final = 1280
 """Of any link (RFC 8200, 5)."""
 _IPV6_DSTOPTS: Final = 59
-_PADDING_OPTION: Final = bytes((0, 0, 1, 4, 0, 0, 0, 0))
-"""A destination options header with nothing but padding (RFC 8200, 4.6), so that a packet is larger by eight bytes."""
+_UDP6_HEADERS: Final = 48
+_PADDING: Final = 224
+"""Bytes by which a packet of more than 1280 becomes one of more than 1500."""
+_EXPERIMENTAL: Final = 0x1E
+"""An option that whoever does not know it skips (RFC 4727, 5); of what is called padding Linux takes seven bytes at most."""
+_DESTINATION_OPTIONS: Final = bytes((0, _PADDING // 8 - 1, _EXPERIMENTAL, _PADDING - 4)) + bytes(_PADDING - 4)
+"""The header (RFC 8200, 4.6) with one option that says nothing."""
+
+AncillaryItem: TypeAlias = tuple[int, int, bytes]
+
+CUT: Final[AncillaryItem] = (socket.IPPROTO_IPV6, _IPV6_DSTOPTS, _DESTINATION_OPTIONS)
+"""Control message that has a datagram cut, which would not be without it."""
+CUT_ABOVE: Final = _IPV6_LEAST_MTU - _UDP6_HEADERS
+"""Bytes of the largest datagram that every link carries whole."""
 
 # Ours.
 SOCKET_BUFFER_BYTES: Final = 4 << 20
@@ -62,7 +74,7 @@ class UdpCounters:
     receive_errors: int = 0
 
 
-def segment_option(segment: int) -> tuple[int, int, bytes]:
+def segment_option(segment: int) -> AncillaryItem:
     """Control message that has a send cut into datagrams of `segment` bytes."""
     return (_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", segment))
 
@@ -97,19 +109,26 @@ def path_mtu(family: int, address: tuple[Any, ...]) -> int:
         return 0
 
 
-def set_fragments(sock: socket.socket, *, allowed: bool) -> None:
+def set_fragments(sock: socket.socket, *, allowed: bool) -> bool:
     """Whether packets may be cut on their way where routers do not tell that they are too large: IPv4 without DF, so by the
     routers; IPv6 here, in the size that every link carries, if this process may set its options (CAP_NET_RAW).
 
     Otherwise as the system does by itself: one that is larger than the path is known to carry is cut here, others never.
+
+    Returns whether datagrams above `CUT_ABOVE` have to be sent with `CUT` for that: Linux cuts IPv6 to the size that is set,
+    but only what is larger than the MTU of the way, here of links up to 1500 bytes.  Smaller ones must not be made larger.
     """
     with contextlib.suppress(OSError):
         if sock.family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT if allowed else _PMTUDISC_WANT)
-        else:
-            # The size alone is not heeded: Linux cuts to it, but only what is larger than the MTU of the way.
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU, _IPV6_LEAST_MTU if allowed else 0)
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_DSTOPTS, _PADDING_OPTION if allowed else b"")
+            return False
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU, _IPV6_LEAST_MTU if allowed else 0)
+        if allowed:
+            # Set and taken back, to see whether this process may.
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_DSTOPTS, _DESTINATION_OPTIONS)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_DSTOPTS, b"")
+            return True
+    return False
 
 
 def has_gso(sock: socket.socket) -> bool:

@@ -31,6 +31,8 @@ from easytier_host.packet import MAX_FRAME_SIZE, PEER_HEADER_SIZE
 from easytier_host.tunnel.base import UNDERLAY_MTU, Tunnel, TunnelInfo
 from easytier_host.tunnel.gathering import PAUSE, Gathering
 from easytier_host.tunnel.udp_options import (
+    CUT,
+    CUT_ABOVE,
     UdpCounters,
     enable_gro,
     enlarge_buffers,
@@ -107,6 +109,8 @@ class UdpSocket:
         self._backlog_bytes = 0
         self._relieved = anyio.Event()
         self._fragments_until = 0.0
+        self._cuts = False
+        """Whether large datagrams are to be sent so that they are cut."""
         self._gathering = Gathering()
         self._goodbyes_left = GOODBYES_PER_SECOND
         self._goodbyes_renewed_at = 0.0
@@ -179,7 +183,7 @@ class UdpSocket:
             if anyio.current_time() < self._fragments_until:
                 return 0
             self._fragments_until = 0.0
-            set_fragments(self._sock, allowed=False)
+            self._cuts = set_fragments(self._sock, allowed=False)
         family = self._sock.family
         headers = (20 if family == socket.AF_INET else 40) + 8 + UDP_HEADER_SIZE
         return max(0, min(path_mtu(family, address), UNDERLAY_MTU) - headers)
@@ -187,7 +191,7 @@ class UdpSocket:
     def allow_fragments(self) -> None:
         """See `Tunnel.allow_fragments`; for all tunnels of the socket."""
         self._fragments_until = anyio.current_time() + FRAGMENTS_SECONDS
-        set_fragments(self._sock, allowed=True)
+        self._cuts = set_fragments(self._sock, allowed=True)
 
     # The way in.
 
@@ -393,8 +397,12 @@ class UdpSocket:
                 self.counters.sent += -(-total // segment)
                 return total
         for offset in range(0, total, segment):
+            datagram = payload[offset : offset + segment]
             try:
-                self._sock.sendto(payload[offset : offset + segment], address)
+                if self._cuts and len(datagram) > CUT_ABOVE:
+                    self._sock.sendmsg((datagram,), (CUT,), 0, address)
+                else:
+                    self._sock.sendto(datagram, address)
             except OSError as error:
                 if error.errno in _FULL:
                     return offset

@@ -174,7 +174,12 @@ class TestPacketSize:
         self, monkeypatch: pytest.MonkeyPatch, host: str
     ) -> None:
         asked: list[bool] = []
-        monkeypatch.setattr(udp_socket, "set_fragments", lambda sock, *, allowed: asked.append(allowed))
+
+        def note(_sock: socket.socket, *, allowed: bool) -> bool:
+            asked.append(allowed)
+            return False
+
+        monkeypatch.setattr(udp_socket, "set_fragments", note)
         async with running() as tasks:
             _, tunnel, _ = await open_pair(tasks, host)
             tunnel.allow_fragments()
