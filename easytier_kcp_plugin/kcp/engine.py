@@ -84,12 +84,15 @@ class Engine(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Drop all buffers and leave the path.  Only `statistics` and `release` may be called later."""
+    def close(self) -> bytes:
+        """Drop all buffers and leave the path.  Only `statistics` and `release` may be called later.
+
+        Returns what came in order and was not received; it counts as memory of the engine until `release`.
+        """
         ...
 
     def release(self) -> None:
-        """After `close`: the last bytes that were received are gone as well, and need not be counted as memory any more."""
+        """After `close`: what it has returned is gone as well.  Twice is as once."""
         ...
 
     @property

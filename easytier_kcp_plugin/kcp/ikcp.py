@@ -36,6 +36,7 @@ ASK_MIN: Final = 0.2
 ASK_MAX: Final = 2.0
 ASK_GAP: Final = 0.02
 _MAX_RTT_MS: Final = 60_000
+_ALL: Final = 1 << 30
 TELL_AGAIN: Final = (0.02, 0.06)
 """Seconds after which a window that has opened again is told once more."""
 
@@ -290,14 +291,14 @@ class IkcpEngine:
         self._sent += len(datagrams)
         return datagrams, self._next_flush(now)
 
-    def close(self) -> None:
+    def close(self) -> bytes:
         """The package never frees a control block, nor what its queues hold: empty them, as a peer could."""
         if self._closed:
-            return
+            return b""
+        rest = self.receive(_ALL)
         self._closed = True
         self._path.leave(self)
         self._unsent.clear()
-        self._unread = b""
         acknowledge_all = Segment(self._conv, Command.WINS, 0, 0xFFFF, 0, 0, self._pushed & _U32, 0).encode()
         self._feed(acknowledge_all)
         self._kcp.flush()
@@ -313,6 +314,7 @@ class IkcpEngine:
         self._drop_received()
         self._kcp.flush()
         self._out.clear()
+        return rest
 
     def _plausible(self, segments: list[Segment]) -> bool:
         """Whether nobody acknowledges what was never sent, or sends what stops a stream: empty segments and fragments."""

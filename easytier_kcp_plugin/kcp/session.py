@@ -495,8 +495,6 @@ class Session:
         self.reason = reason
         self._open_until = self._hedge_at = math.inf
         self._acceptance = self._early = None
-        if self._engine is not None and not self._reader_gone:
-            self._tail += self._engine.receive(_TAIL_READ)
         self._close_engine()
         if self.announced:
             self._host.emit(Closed(self, reason))
@@ -508,7 +506,9 @@ class Session:
     def _close_engine(self) -> None:
         if self._engine is not None:
             self._statistics = self._engine.statistics
-            self._engine.close()
+            rest = self._engine.close()
+            if not self._reader_gone:
+                self._tail += rest
             self._host.engine_closed(self._engine)
             self._held_by, self._engine = self._engine, None
             self._sending.note(None)

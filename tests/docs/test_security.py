@@ -72,7 +72,15 @@ def row(subject: str) -> str:
         ),
         ("KCP sessions", (LIMITS.sessions_per_peer, LIMITS.sessions)),
         ("bytes to be sent", (sending.PEER_BYTES / MIB, sending.NODE_BYTES / MIB, sending.FLOW_BYTES / KIB)),
-        ("bytes received", (*(sessions for sessions, _ in limits.WINDOWS), round(memory.MEMORY_SEGMENTS * 1382 / 1e6))),
+        (
+            "bytes received",
+            (
+                *(sessions for sessions, _ in limits.WINDOWS),
+                round(memory.MEMORY_SEGMENTS * 1382 / 1e6),
+                round(memory.UNREAD_SEGMENTS * 1382 / 1e6),
+                memory.SMALLEST_LIMIT,
+            ),
+        ),
         ("resets to strangers", (endpoint.RST_RATE,)),
         ("log lines", (log.LINES_PER_SECOND, log.LINES_AT_ONCE)),
     ],

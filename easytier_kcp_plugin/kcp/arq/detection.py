@@ -71,6 +71,8 @@ class Detector:
     newest_sent_at: float = 0.0
     last_number: int = 0
     overdue_at: float = math.inf
+    edge: float = math.inf
+    """Segments from this number on find no room at the peer: what is out of them is not lost by the path."""
     _by_number: dict[int, Transmission] = field(default_factory=dict)
     _order: deque[Transmission] = field(default_factory=deque)
     _presumed: deque[tuple[float, list[Transmission]]] = field(default_factory=deque)
@@ -228,6 +230,13 @@ class Detector:
             self._note_idle()
         self._forget_ended(now)
 
+    def take_back(self, now: float) -> None:
+        """No ACK comes: what finds no room at the peer is not on its way any more."""
+        for transmission in self._order:
+            if transmission.fate == Fate.OUT and transmission.segment.sn >= self.edge:
+                self._lose(transmission, now)
+        self.scan(-1, False, now)
+
     def presumed_until(self) -> float:
         """When the oldest presumed run has to be resolved."""
         if not self._presumed:
@@ -269,14 +278,17 @@ class Detector:
     def _lose(self, transmission: Transmission, now: float) -> None:
         model = self.model
         model.inflight -= transmission.size
+        if transmission.segment.sn >= self.edge:
+            self._give_up(transmission, now, Fate.REFUSED)
+            return
         model.loss.lost += 1
         self.counters.lost += 1
         if transmission.moment.slow:
             model.loss.slow_lost += 1
         self._give_up(transmission, now)
 
-    def _give_up(self, transmission: Transmission, now: float) -> None:
-        transmission.fate = Fate.LOST
+    def _give_up(self, transmission: Transmission, now: float, fate: Fate = Fate.LOST) -> None:
+        transmission.fate = fate
         self._end(transmission, now)
         segment = transmission.segment
         segment.outstanding -= 1

@@ -206,6 +206,11 @@ class ArqEngine:
 
     def input(self, datagram: bytes, now: float) -> None:
         """Take a body in.  Never raises: what is broken is counted and skipped."""
+        self.receiver.begin()
+        self._input(datagram, now)
+        self.receiver.settle()
+
+    def _input(self, datagram: bytes, now: float) -> None:
         if self._closed:
             return
         sender = self.sender
@@ -270,6 +275,7 @@ class ArqEngine:
     def input_all(self, datagrams: Sequence[bytes], now: float) -> None:
         """`input` for each of a batch; quick for what a bulk flow of our kind consists of."""
         sender, receiver, index = self.sender, self.receiver, 0
+        receiver.begin()
         while index < len(datagrams) and not self._closed:
             if self._emptied_at is not None and self._ask_at is math.inf and self._heard:
                 # The only news of each is its payload: our window, una and the rest stay as they are.
@@ -281,8 +287,9 @@ class ArqEngine:
                     self._path.touch(self)
                     index += taken
                     continue
-            self.input(datagrams[index], now)
+            self._input(datagrams[index], now)
             index += 1
+        receiver.settle()
 
     def send(self, data: bytes | memoryview) -> int:
         """Take bytes to send; returns how many were taken, 0 if the buffer is full."""
@@ -315,18 +322,19 @@ class ArqEngine:
             self._ask_at = now if again else max(now, self._asked_at + self._ask_gap)
             self._path.touch(self)
 
-    def close(self) -> None:
-        """Drop all buffers and leave the path."""
-        if not self._closed:
-            self._closed = True
-            self.sender.close()
-            self.receiver.close()
-            self._out, self._tell_at, self._ask_at = [], [], math.inf
-            self._path.leave(self)
+    def close(self) -> bytes:
+        """Drop all buffers and leave the path; returns what can still be read."""
+        if self._closed:
+            return b""
+        self._closed = True
+        self.sender.close()
+        self._out, self._tell_at, self._ask_at = [], [], math.inf
+        self._path.leave(self)
+        return self.receiver.close()
 
     def release(self) -> None:
-        """After `close`: give back what the receive window has reserved."""
-        self.receiver.space.shrink()
+        """After `close`: give back what the receive window has reserved, and held."""
+        self.receiver.release()
 
     # What the path asks for.
 
@@ -343,7 +351,7 @@ class ArqEngine:
             for body in receiver.acknowledge(self._tell(now), now):
                 self._emit(body)
             self._owes_window = False
-        if not sender.peer_window and sender.unsent and not sender.in_flight:
+        if sender.shut_out:
             self.ask(now)
         if self._ask_at <= now:
             self._signal(_WASK, now)
@@ -412,7 +420,7 @@ class ArqEngine:
             self._emptied_at = None
         elif self._emptied_at is None:
             self._emptied_at = now
-        if sender.peer_window or not sender.unsent:
+        if sender.peer_window or not (sender.unsent or sender.shut_out):
             self._ask_at = math.inf
 
     def _window_opened(self) -> bool:
@@ -424,7 +432,7 @@ class ArqEngine:
         window = receiver.window()
         if not self._told_window:
             return window > 0
-        return receiver.next + window - self._told_edge >= receiver.space.size // TELL_SHARE
+        return receiver.next + window - self._told_edge >= max(1, receiver.limit // TELL_SHARE)
 
     def _edge_due(self, now: float) -> bool:
         edge = self.receiver.edge

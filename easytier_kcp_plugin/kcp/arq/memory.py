@@ -1,4 +1,5 @@
-"""How large the windows between two ends of our kind may grow, and the memory that all of them share.  Sans-IO.
+"""How large the windows between two ends of our kind may grow, what windows are really filled with, and the memory that all of
+them share.  Sans-IO.
 
 A window begins at stock's size.  It doubles, at most once an RTT, while it holds fewer than `ROUND_TRIPS` of what passes in an
 RTT, so that it does not stall when repairs are lost as well.  Both directions of a conversation have one: the receiver's is
@@ -6,6 +7,11 @@ what it advertises, the sender's what it keeps for repetition whatever the peer 
 
 What a window has beyond its first size is reserved beforehand in the `WindowMemory` of the node.  If nothing is left there,
 those that have not needed their size for a while give it back; if that is not enough, the window stays as it is.
+
+First sizes are not reserved: all of them together are far more than a node should hold, and few are ever filled.  So what has
+come and was not read is counted (`hold`), and receive windows shrink as it becomes much: a peer may have as much unread as is
+left of the node's, so that one alone gets half, two a third each, and a newcomer always finds as much as any other has.  A flow
+may have a part of what its peer may still have, and two segments in any case, so that one whose application reads goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +31,12 @@ ROUND_TRIPS: Final = 6
 """That a window should hold: with 3.3 the loss of a repair does not stall it, with 6 hardly that of two."""
 IDLE_AFTER: Final = 10.0
 """Seconds without need after which a grown window may be taken back."""
+UNREAD_SEGMENTS: Final = 65_536
+"""Segments of first windows that a node may have unread, a peer half of them: 91 MB if they fill packets, 134 MB at most."""
+FLOW_SHARE: Final = 32
+"""A flow may have one of so many parts of what its peer may still have: 1024 segments as long as half of that is left."""
+SMALLEST_LIMIT: Final = 2
+"""Segments that each flow may have in any case: an answer to the first brings the second."""
 
 
 @dataclass(slots=True)
@@ -33,12 +45,14 @@ class WindowMemory:
 
     segments: int = MEMORY_SEGMENTS
     reserved: int = 0
+    unread: int = 0
+    """Segments that have come and were not read, without those for which there is a reservation."""
     _grown: dict[GrowingWindow, None] = field(default_factory=dict)
 
     def take(self, window: GrowingWindow, segments: int, now: float) -> bool:
         """Whether `segments` more were reserved for `window`."""
         if not self._fits(window.path, segments):
-            for other in [other for other in self._grown if now - other.needed_at > IDLE_AFTER]:
+            for other in [other for other in self._grown if now - other.needed_at > IDLE_AFTER and other.held <= other.first]:
                 other.shrink()
             if not self._fits(window.path, segments):
                 return False
@@ -64,6 +78,7 @@ class PathMemory:
 
     memory: WindowMemory
     reserved: int = 0
+    unread: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -77,8 +92,12 @@ class GrowingWindow:
     largest: int = 0
     needed_at: float = -math.inf
     """When traffic last needed more than the first size."""
+    held: int = 0
+    """Segments that fill a receive window."""
     _round_at: float = -math.inf
     _round_from: int = 0
+    _unread: int = 0
+    """As it is counted in `path`."""
 
     def __post_init__(self) -> None:
         self.size = self.largest = self.first
@@ -100,6 +119,21 @@ class GrowingWindow:
             wanted = min(2 * self.size, self.largest)
             if self.path.memory.take(self, wanted - self.size, now):
                 self.size = wanted
+
+    def hold(self, segments: int) -> None:
+        """So many have come and are unread, in order or not."""
+        self.held = segments
+        unread = max(0, segments - (self.size - self.first))
+        if unread != self._unread:
+            self.path.unread += unread - self._unread
+            self.path.memory.unread += unread - self._unread
+            self._unread = unread
+
+    def limit(self) -> int:
+        """Segments that may be unread: `size`, or less where the peer or the node has many."""
+        path = self.path
+        part = (UNREAD_SEGMENTS - path.memory.unread - path.unread) // FLOW_SHARE
+        return self.size if part >= self.first else self.size - self.first + max(part, SMALLEST_LIMIT)
 
     def shrink(self) -> None:
         """Back to the first size; also what has to be done when the conversation ends."""

@@ -35,6 +35,8 @@ MAX_ACKS: Final = 4096
 DAMPING: Final = 2
 DAMPING_AGE: Final = 0.030
 """Seconds.  So many ACKs of that age end each datagram for a clock sender; see docs/arq.md, A stock sender."""
+MAX_DAMPING: Final = 256
+"""ACKs that wait to become so old: pumps are half a millisecond apart at least."""
 UNKNOWN_WINDOW: Final = 128
 """Segments offered until it is known what kind of sender this is."""
 NUMBERED_AFTER: Final = 8
@@ -60,6 +62,7 @@ class Receiver:
         "_runs_told",
         "duplicates",
         "edge",
+        "limit",
         "next",
         "numbered",
         "refused",
@@ -76,6 +79,8 @@ class Receiver:
         self.refused = False
         """Whether a PUSH has come for which there is no room; whoever has told the sender so resets it."""
         self.space = space
+        self.limit = space.limit()
+        """Segments that may be unread; as of the last `begin` or `window`."""
         self.numbered = False
         """Whether the sender is known to number its transmissions."""
         self.tells_runs = False
@@ -87,7 +92,7 @@ class Receiver:
         self._ahead: dict[int, bytes] = {}
         self._acks: list[tuple[int, int]] = []
         self._recent: deque[tuple[int, int]] = deque(maxlen=BUSY_REPEATS)
-        self._damping: deque[tuple[float, int, int]] = deque(maxlen=MAX_ACKS)
+        self._damping: deque[tuple[float, int, int]] = deque(maxlen=MAX_DAMPING)
         self._last_ts = self._last_sn = -1
         self._distinct = 0
         self._clock_ms = 0
@@ -102,11 +107,21 @@ class Receiver:
         """Whether `acknowledge` has something to say."""
         return bool(self._acks)
 
+    def begin(self) -> None:
+        """A batch of input follows, at the end of which `settle` is to be called."""
+        self.limit = self.space.limit()
+
+    def settle(self) -> None:
+        """Have what is unread counted."""
+        held = len(self._queue) + len(self._ahead)
+        if held != self.space.held:
+            self.space.hold(held)
+
     def push(self, sn: int, ts: int, payload: bytes, now: float) -> None:
         """Take a PUSH in; both numbers as on the wire."""
         following = self.next
         ahead = ((sn - following + 0x8000_0000) & _U32) - 0x8000_0000
-        if ahead >= self.space.size - len(self._queue):
+        if ahead >= self.limit - len(self._queue):
             self.refused = True
             return
         if not self.numbered:
@@ -133,7 +148,7 @@ class Receiver:
         Its first fields (conv, command, fragment, window) have to be `head`, and its una to be `una`.  Returns how many were.
         """
         acks, queue, waiting, following = self._acks, self._queue, self._ahead, self.next
-        room = min(self.space.size - len(queue), MAX_ACKS - len(acks)) if self.numbered else 0
+        room = min(self.limit - len(queue), MAX_ACKS - len(acks)) if self.numbered else 0
         unpack, tail_at, first = SEGMENT_TAIL.unpack_from, SEGMENT_HEAD.size, len(acks)
         for index in range(start, min(len(datagrams), start + max(0, room))):
             datagram = datagrams[index]
@@ -151,7 +166,7 @@ class Receiver:
                     self.next = following
                     self._queue_what_is_in_order()
                     following = self.next
-                    room = self.space.size - len(queue)
+                    room = self.limit - len(queue)
                 else:
                     room -= 1
             elif number in waiting:
@@ -170,6 +185,7 @@ class Receiver:
             part = queue.popleft()
             parts.append(part)
             size += len(part)
+        self.settle()
         joined = b"".join(parts)
         if size <= limit:
             self._leftover = b""
@@ -187,7 +203,8 @@ class Receiver:
 
     def window(self) -> int:
         """Segments to advertise."""
-        free = max(0, self.space.size - len(self._queue))
+        self.limit = self.space.limit()
+        free = max(0, self.limit - len(self._queue))
         if self.edge is not None:
             return min(free, self.edge.window(self.next))
         return free if self.numbered or self._distinct >= NUMBERED_AFTER else min(free, UNKNOWN_WINDOW)
@@ -203,27 +220,37 @@ class Receiver:
         # The damping ones come last: a stock sender's estimates are those of the last ACK it reads.
         told = fresh + above[: room - len(damping)] + damping
         if self.edge is not None:
-            self._damping.extend((now, sn, ts) for sn, ts in fresh)
+            # No datagram repeats more of a batch.
+            self._damping.extend((now, sn, ts) for sn, ts in fresh[-DAMPING:])
         self._recent.extend(ack for ack in fresh if ack[0] > self.next)
         una, conv = self.next & _U32, self._conv
         encode = SEGMENT.pack
         encoded = [encode(conv, _ACK, 0, window, ts, sn & _U32, una, 0) for sn, ts in told]
         return [b"".join(encoded[start : start + ACKS_PER_DATAGRAM]) for start in range(0, len(encoded), ACKS_PER_DATAGRAM)]
 
-    def close(self) -> None:
-        """Drop everything."""
+    def close(self) -> bytes:
+        """Drop everything; returns what came in order and was not read, which counts until `release`."""
+        rest = b"".join((self._leftover, *self._queue))
+        self.space.hold(len(self._queue))
         self._queue.clear()
         self._ahead.clear()
         self._recent.clear()
         self._damping.clear()
+        self._runs_told.clear()
         self._acks = []
         self._leftover = b""
+        return rest
+
+    def release(self) -> None:
+        """What `close` has returned is gone as well."""
+        self.space.hold(0)
+        self.space.shrink()
 
     def _acknowledge_runs(self, numbers: list[int], window: int) -> list[bytes]:
         """Each run is told in so many datagrams more, since the sender forgets nothing but learns of it in no other way."""
         runs = _runs(sorted(numbers))
         told = runs + [run for earlier in self._runs_told for run in earlier]
-        self._runs_told.append(runs)
+        self._runs_told.append(runs[-RUNS_PER_DATAGRAM:])
         bodies = []
         for start in range(0, len(told), RUNS_PER_DATAGRAM):
             payload = b"".join(told[start : start + RUNS_PER_DATAGRAM])

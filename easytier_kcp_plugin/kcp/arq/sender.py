@@ -141,6 +141,11 @@ class Sender:
         return self.una != self.next
 
     @property
+    def shut_out(self) -> bool:
+        """Whether something is to be sent, and all of it waits for the peer's window to open."""
+        return not self.peer_window and (self.unsent or self.in_flight) and not self.detector.outstanding
+
+    @property
     def waiting_bytes(self) -> int:
         """At most."""
         return self._unsent_bytes + (self.next - self.una) * self._largest
@@ -176,7 +181,9 @@ class Sender:
         return size + self._send_new(count, now) if count else size
 
     def _repetition(self, now: float) -> OutSegment | None:
-        while self._repairs:
+        # The window of a peer whose memory is needed elsewhere shrinks: what is beyond has to wait.
+        edge = self.una + self.peer_window
+        while self._repairs and self._repairs[0] < edge:
             segment = self._segments.get(heapq.heappop(self._repairs))
             if segment is None or segment.acked or not segment.in_repair:
                 continue
@@ -314,6 +321,7 @@ class Sender:
         if moved:
             self.window.pass_on(self.next, self.model.rtt.best, now)
         if moved or acks or runs:
+            self.detector.edge = self.una + self.peer_window
             self.detector.scan(self.una, fresh, now)
         return moved or fresh
 
@@ -340,7 +348,12 @@ class Sender:
 
     def _probe(self, now: float) -> None:
         """No ACK came: its answer will show what is lost."""
-        found = (self._segments.get(sn) for sn in dict.fromkeys((self.una, self.next - 1)))
+        edge = self.detector.edge = self.una + self.peer_window
+        if edge < self.next:
+            self.detector.take_back(now)
+            if not self.peer_window:
+                return
+        found = (self._segments.get(sn) for sn in dict.fromkeys((self.una, min(edge, self.next) - 1)))
         live = [segment for segment in found if segment is not None and not segment.acked]
         if not live:
             # Only repetitions of what has arrived are out.

@@ -21,6 +21,8 @@ class Fate(IntEnum):
     LOST = 2
     PRESUMED = 3
     """Probably arrived; the datagram with its ACK seems to be lost."""
+    REFUSED = 4
+    """Beyond the peer's window, which has shrunk since it was sent."""
 
 
 @dataclass(slots=True, eq=False)
