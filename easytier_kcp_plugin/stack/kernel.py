@@ -15,6 +15,7 @@ judge anew.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections import deque
@@ -27,6 +28,7 @@ from typing import Final
 import anyio
 
 from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.logs import RateLimitedLogger
 from easytier_hooks.services import HostServices, Link
 from easytier_hooks.streams import SocketStream, TcpConnection, abort
 from easytier_hooks.types import FlowKey
@@ -39,8 +41,6 @@ ACCEPT_TIMEOUT: Final = 5.0
 LINGER: Final = 30.0
 """Seconds for which the packets of an ended flow are still rewritten."""
 BACKLOG: Final = 1024
-COMPLAINT_INTERVAL: Final = 10.0
-"""Seconds between two lines on connections that cannot be accepted."""
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class KernelStack:
         self._clock = clock
         self._ended: deque[tuple[float, _Entry]] = deque()
         """Entries that linger, with the time when they go."""
-        self._silent_until = 0.0
+        self._failures = RateLimitedLogger(host.logger, clock)
 
     def open(self) -> None:
         """Listen on this node's virtual address, if it has one; `available` says why not."""
@@ -129,7 +129,8 @@ class KernelStack:
                         break
                     except OSError as error:
                         # Out of descriptors, or a connection that went before it was taken.
-                        self._complain(error)
+                        text = "the kernel stack could not accept, connections wait: %s"
+                        self._failures.log(logging.WARNING, error.errno, text, error.strerror)
                         await anyio.sleep(0.1)
                         break
                     self._take(connection, address, port)
@@ -186,11 +187,6 @@ class KernelStack:
     async def connect(self, link: Link, key: FlowKey) -> TcpConnection:
         """Always raises TransportUnavailable: applications connect through the device by themselves."""
         raise TransportUnavailable("the kernel stack begins no connections; use the user-space stack (--use-smoltcp)")
-
-    def _complain(self, error: OSError) -> None:
-        if self._clock() >= self._silent_until:
-            self._silent_until = self._clock() + COMPLAINT_INTERVAL
-            self._host.logger.warning("the kernel stack could not accept, connections wait: %s", error.strerror)
 
     def _linger(self, entry: _Entry) -> None:
         """The flow has ended: forget it after a while."""

@@ -6,6 +6,7 @@ For authors of plugins (docs/plugins.md):
     services.py   what a transport or a TCP stack may ask of the node, and what the node expects of it
     streams.py    the byte streams that they hand to each other
     errors.py     what a transport may raise
+    logs.py       a logger for what others can cause at any rate
     testing.py    sample values for a plugin's own tests
 
 For hosts:

@@ -14,9 +14,9 @@ from typing import Final, TypeAlias
 import anyio
 from anyio.abc import TaskGroup
 
+from easytier_hooks.logs import RateLimitedLogger
 from easytier_hooks.services import Endpoint
 from easytier_hooks.streams import SocketStream, abort
-from easytier_host.log import RateLimitedLogger
 from easytier_host.sockets import to_endpoint
 
 logger = logging.getLogger("easytier.forward")

@@ -15,6 +15,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
+from easytier_hooks.logs import RateLimitedLogger
 from easytier_host.handshake import (
     HANDSHAKE_TIMEOUT,
     HandshakeError,
@@ -24,7 +25,6 @@ from easytier_host.handshake import (
     judge_as_acceptor,
     judge_as_initiator,
 )
-from easytier_host.log import RateLimitedLogger
 from easytier_host.metrics import Metrics
 from easytier_host.packet import PEER_HEADER, PacketType
 from easytier_host.peer_conn import PeerConn

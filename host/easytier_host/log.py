@@ -13,12 +13,12 @@ import json
 import logging
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TextIO, TypeAlias
+from typing import Any, Final, TextIO
 
+from easytier_hooks.logs import AnyLogger
 from easytier_host.config.model import FileLog
 from easytier_host.log_file import LogFile
 
@@ -32,8 +32,6 @@ LEVELS: Final[Mapping[str, int]] = {
     "trace": TRACE,
 }
 MEGABYTE: Final = 1_000_000
-MAX_LIMITED_KEYS: Final = 256
-"""Ours: reasons for drops are a few dozen; a key from the wire must not grow the table."""
 
 _FIELDS: Final = ("instance", "peer")
 _LEVEL_NAMES: Final = {level: name.upper() for name, level in LEVELS.items()}
@@ -43,8 +41,6 @@ LINES_PER_SECOND: Final = 100.0
 LINES_AT_ONCE: Final = 1000
 """Ours, of each of three kinds, so that none crowds out another: warnings and errors, news, and what is for debugging.  Some
 hundred peers that all join at once have room."""
-
-AnyLogger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
 
 class _Bound(logging.LoggerAdapter[logging.Logger]):
@@ -186,35 +182,3 @@ class LineBudget:
             self._handler.emit(told)
         finally:
             self._handler.release()
-
-
-class RateLimitedLogger:
-    """At most one line in `interval` seconds for each key, for what a peer can cause at any rate.
-
-    The lines held back are counted, and the number stands in the next line of that key.  Of more than 256 keys the one that
-    came up longest ago is forgotten.
-    """
-
-    def __init__(self, logger: AnyLogger, clock: Callable[[], float], interval: float = 10.0) -> None:
-        self._logger = logger
-        self._clock = clock
-        self._interval = interval
-        self._keys: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
-        """When a key may log again (by `clock`), and how many lines it has held back."""
-
-    def log(self, level: int, key: Hashable, message: str, *args: object) -> bool:
-        """Log, or count; returns whether there was a line."""
-        now = self._clock()
-        again, held_back = self._keys.get(key, (now, 0))
-        if now < again:
-            self._keys[key] = (again, held_back + 1)
-            self._keys.move_to_end(key)
-            return False
-        self._keys[key] = (now + self._interval, 0)
-        self._keys.move_to_end(key)
-        if len(self._keys) > MAX_LIMITED_KEYS:
-            self._keys.popitem(last=False)
-        if held_back:
-            message, args = message + " (and %d more like it)", (*args, held_back)
-        self._logger.log(level, message, *args)
-        return True

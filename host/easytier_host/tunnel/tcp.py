@@ -24,7 +24,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from easytier_host.log import RateLimitedLogger
+from easytier_hooks.logs import RateLimitedLogger
 from easytier_host.packet import MAX_FRAME_SIZE, PEER_HEADER_SIZE
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError, TunnelInfo
 from easytier_host.tunnel.resolve import Endpoint, describe

@@ -15,9 +15,7 @@ from easytier_host.log import (
     LEVELS,
     LINES_AT_ONCE,
     LINES_PER_SECOND,
-    MAX_LIMITED_KEYS,
     JsonFormatter,
-    RateLimitedLogger,
     TextFormatter,
     bind,
     configured,
@@ -139,35 +137,3 @@ def test_a_logged_config_shows_no_secret() -> None:
         LOGGER.info("%s %r", *[Config(network_name="n", network_secret="hunter2", plugins={"kcp": {"token": "hunter2"}})] * 2)
     assert "network_name='n'" in stream.getvalue()
     assert "hunter2" not in stream.getvalue()
-
-
-class TestRateLimitedLogger:
-    def test_one_line_an_interval_for_each_key(self, caplog: pytest.LogCaptureFixture) -> None:
-        now = [100.0]
-        limited = RateLimitedLogger(LOGGER, lambda: now[0], interval=10.0)
-        with caplog.at_level(logging.INFO):
-            shown = []
-            for moment, key in (
-                (100, "a"),
-                (101, "a"),
-                (101, "b"),
-                (109.9, "a"),
-                (110, "a"),
-                (115, "a"),
-                (125, "a"),
-                (140, "a"),
-            ):
-                now[0] = float(moment)
-                shown.append(limited.log(logging.INFO, key, "%s", key))
-        assert shown == [True, False, True, False, True, False, True, True]
-        assert [r.getMessage() for r in caplog.records] == ["a", "b", "a (and 2 more like it)", "a (and 1 more like it)", "a"]
-
-    def test_keys_from_the_wire_do_not_add_up(self, caplog: pytest.LogCaptureFixture) -> None:
-        limited = RateLimitedLogger(LOGGER, lambda: 0.0)
-        with caplog.at_level(logging.INFO):
-            assert limited.log(logging.INFO, 0, "x")
-            assert all(limited.log(logging.INFO, key, "x") for key in range(1, MAX_LIMITED_KEYS))
-            assert not limited.log(logging.INFO, 0, "x"), "still remembered, and now the youngest"
-            assert limited.log(logging.INFO, "one more", "x")
-            assert limited.log(logging.INFO, 1, "x"), "the oldest was forgotten"
-            assert not limited.log(logging.INFO, 0, "x")
