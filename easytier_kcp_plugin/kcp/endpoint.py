@@ -12,22 +12,22 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from dataclasses import dataclass
+from typing import Final
 
-from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
-from easytier_kcp_plugin.kcp.engine import Engine, Path, PathFactory
+from easytier_kcp_plugin.kcp.conn_data import ConnData
+from easytier_kcp_plugin.kcp.engine import Engine, PathFactory
 from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, Role
 from easytier_kcp_plugin.kcp.half_open import HalfOpen
-from easytier_kcp_plugin.kcp.handshake import HALF_OPEN_LIFE, KINDS, Input, State
+from easytier_kcp_plugin.kcp.handshake import KINDS, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
 from easytier_kcp_plugin.kcp.last_words import LastWords
 from easytier_kcp_plugin.kcp.limits import EndpointCounters, LimitReached, Limits, first_window
-from easytier_kcp_plugin.kcp.openings import Openings
-from easytier_kcp_plugin.kcp.segment_size import STOCK_MSS
+from easytier_kcp_plugin.kcp.peers import Peer, Peers
 from easytier_kcp_plugin.kcp.sending import SendingMemory
 from easytier_kcp_plugin.kcp.session import Session
-from easytier_kcp_plugin.kcp.siblings import Siblings
+from easytier_kcp_plugin.kcp.siblings import SiblingsTable
+from easytier_kcp_plugin.kcp.strangers import RST_BURST, Strangers
 from easytier_kcp_plugin.kcp.underlay import Underlay
 
 _U32: Final = 0xFFFF_FFFF
@@ -37,15 +37,7 @@ CONNECT_TIMEOUT: Final = 10.0
 """Seconds; as long as stock's."""
 SHADOW_LIFE: Final = 10.0
 """Seconds that an established session may wait to be announced."""
-RST_BURST: Final = 64
-RST_RATE: Final = 64.0
-"""Answers to strangers a second: enough to clear a restarted peer's flows, nothing for a flood."""
-MAX_IDLE_PATHS: Final = 1024
 MAX_LINGERING: Final = 4096
-MAX_MET: Final = 8192
-"""SYNs remembered for as long as their openers may repeat them: one that comes late, or is replayed, dials nothing again."""
-
-_SiblingsKey: TypeAlias = tuple[int, SocketAddress | None, SocketAddress | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +59,6 @@ class Poll:
     """When to poll again at the latest; infinite if only input can change anything."""
     resized: Sequence[tuple[int, int]] = ()
     """Peers to which segments carry another number of bytes from now on, and that number."""
-
-
-@dataclass(slots=True)
-class _Peer:
-    """What the endpoint keeps of one peer."""
-
-    path: Path
-    by_conv: dict[tuple[Role, int], Session] = field(default_factory=dict)
-    """With those that linger, and with every attempt of an opener."""
-    live: int = 0
-    is_ours: bool = False
-    openings: Openings[Session] = field(default_factory=Openings)
-    heard_at: float = -math.inf
-    segment_bytes: int = STOCK_MSS
 
 
 class Endpoint:
@@ -109,16 +87,15 @@ class Endpoint:
         self.sending = SendingMemory()
         self.counters = EndpointCounters()
         self._peer_id = peer_id
-        self._make_path = paths
         self._holds = holds
         self._underlay = underlay
         self._next_conv = first_conv & _U32
-        self._peers: dict[int, _Peer] = {}
-        self._idle_peers: OrderedDict[int, None] = OrderedDict()
+        self._peers = Peers(paths)
+        self._strangers = Strangers()
         self._live: dict[Session, None] = {}
         self._half_open: HalfOpen[Session] = HalfOpen(self.limits.half_open_per_peer, self.limits.half_open)
         self._lingering: OrderedDict[Session, None] = OrderedDict()
-        self._siblings: dict[_SiblingsKey, Siblings] = {}
+        self._siblings = SiblingsTable()
         self._engines: dict[Engine, tuple[Session, int]] = {}
         self._touched: dict[Session, None] = {}
         self._freed: set[int] = set()
@@ -131,9 +108,6 @@ class Endpoint:
         self._resized: list[tuple[int, int]] = []
         self._alone: list[Batch] = []
         """Payloads that must not leave together with others."""
-        self._met: OrderedDict[tuple[int, int], float] = OrderedDict()
-        """When the SYN of a peer's conversation was taken, the latest last."""
-        self._rst_tokens, self._rst_at = float(RST_BURST), -math.inf
         self._stopped = False
         self._last_words = LastWords()
 
@@ -141,7 +115,7 @@ class Endpoint:
 
     def connect(self, peer_id: int, conn_data: ConnData, now: float, timeout: float = CONNECT_TIMEOUT) -> Session:
         """Begin to open a session; `Established` or `Closed` follows within `timeout` seconds.  Raises `LimitReached`."""
-        peer = self._peer(peer_id)
+        peer = self._peers.meet(peer_id)
         if len(self._live) >= self.limits.sessions or peer.live >= self.limits.sessions_per_peer:
             raise LimitReached(f"too many KCP sessions: {len(self._live)} in all, {peer.live} with peer {peer_id}")
         if conn_data.offer is None:
@@ -340,7 +314,7 @@ class Endpoint:
                 self._queue(peer_id, session.role).extend([prefix + datagram for datagram in datagrams])
                 self._touched[session] = None
 
-    def _ask_for_size(self, peer_id: int, peer: _Peer, now: float) -> float:
+    def _ask_for_size(self, peer_id: int, peer: Peer, now: float) -> float:
         """Send the PINGs that find out how large segments may be; returns when to look again."""
         size = peer.path.size
         if size is None or self._underlay is None:
@@ -392,10 +366,10 @@ class Endpoint:
         if conn_data.dst is None:
             self.counters.dropped_malformed += 1
             return self._refuse(Role.DESTINATION, peer_id, conv, now)
-        if now - self._met.get((peer_id, conv), -math.inf) < HALF_OPEN_LIFE:
+        if self._strangers.has_met(peer_id, conv, now):
             self.counters.replayed += 1
             return self._refuse(Role.DESTINATION, peer_id, conv, now)
-        peer = self._peer(peer_id)
+        peer = self._peers.meet(peer_id)
         limits = self.limits
         if len(self._live) >= limits.sessions or peer.live >= limits.sessions_per_peer:
             self.counters.dropped_at_limit += 1
@@ -407,14 +381,11 @@ class Endpoint:
                 return None
             self.counters.gave_way += 1
             oldest.reset(CloseReason.GAVE_WAY, now)
-        siblings = self._siblings_of(peer_id, conn_data, now)
+        siblings = self._siblings.of(peer_id, conn_data, now)
         if siblings is not None and siblings.settled:
             self.counters.siblings_reset += 1
             return self._refuse(Role.DESTINATION, peer_id, conv, now)
-        self._met.pop((peer_id, conv), None)
-        self._met[peer_id, conv] = now
-        if len(self._met) > MAX_MET:
-            self._met.popitem(last=False)
+        self._strangers.meet(peer_id, conv, now)
         session = Session(self, Role.DESTINATION, peer_id, conn_data, peer.path, now)
         if siblings is not None:
             siblings.join(session)
@@ -429,26 +400,13 @@ class Endpoint:
         self._touched[session] = None
         return None
 
-    def _siblings_of(self, peer_id: int, conn_data: ConnData, now: float) -> Siblings | None:
-        """None for openers of our kind, which reset their losers, and for those that name no source, which do not hedge."""
-        if conn_data.offer is not None or conn_data.src is None or conn_data.src.port == 0:
-            return None
-        key = (peer_id, conn_data.src, conn_data.dst)
-        siblings = self._siblings.get(key)
-        if siblings is None or not siblings.takes(now):
-            siblings = self._siblings[key] = Siblings(now)
-        return siblings
-
     def _announce(self, session: Session) -> None:
         session.announced = True
         self.counters.accepted += 1
         self._events.append(Incoming(session, session.conn_data))
 
     def _refuse(self, role: Role, peer_id: int, conv: int, now: float) -> None:
-        self._rst_tokens = min(float(RST_BURST), self._rst_tokens + (now - self._rst_at) * RST_RATE)
-        self._rst_at = now
-        if self._rst_tokens >= 1.0:
-            self._rst_tokens -= 1.0
+        if self._strangers.may_answer(now):
             self.counters.resets_sent += 1
             self._queue(peer_id, role).append(self._header(role, peer_id, conv, RST))
 
@@ -460,7 +418,7 @@ class Endpoint:
         if peer.is_ours:
             return now
         stream = self.is_stream(session.peer_id)
-        return peer.openings.begin(session, now, stream=stream, again=session.reopenings > 0)
+        return peer.openings.begin(session, now, stream=stream, again=session.attempts.repeated > 0)
 
     def opening_ended(self, session: Session) -> None:
         """`session` is served, or will not be."""
@@ -485,7 +443,7 @@ class Endpoint:
         """Packets for `conv` are for strangers from now on."""
         peer = self._peers[session.peer_id]
         del peer.by_conv[session.role, conv]
-        self._note_idle(session.peer_id, peer)
+        self._peers.note_idle(session.peer_id)
 
     def send(self, session: Session, conv: int, flags: Flag, body: bytes) -> None:
         """Queue a packet."""
@@ -533,40 +491,15 @@ class Endpoint:
         del self._live[session]
         peer.live -= 1
         self._half_open.remove(session, session.peer_id)
-        siblings = session.siblings
-        if siblings is not None:
-            siblings.leave(session)
-            key = _siblings_key(session)
-            if not siblings.members and self._siblings.get(key) is siblings:
-                del self._siblings[key]
+        self._siblings.leave(session)
         self._touched[session] = None
-        self._note_idle(session.peer_id, peer)
+        self._peers.note_idle(session.peer_id)
 
     # Helpers.
 
-    def _enlist(self, session: Session, peer: _Peer) -> None:
+    def _enlist(self, session: Session, peer: Peer) -> None:
         self._live[session] = None
         peer.live += 1
-
-    def _peer(self, peer_id: int) -> _Peer:
-        """The record of a peer that is about to get a session."""
-        peer = self._peers.get(peer_id)
-        if peer is None:
-            peer = self._peers[peer_id] = _Peer(self._make_path())
-            self._note_idle(peer_id, peer)
-        return peer
-
-    def _note_idle(self, peer_id: int, peer: _Peer) -> None:
-        """Paths without sessions are kept for what they learnt, up to a number."""
-        if peer.live or peer.by_conv:
-            return
-        self._idle_peers.pop(peer_id, None)
-        self._idle_peers[peer_id] = None
-        while len(self._idle_peers) > MAX_IDLE_PATHS:
-            idlest, _ = self._idle_peers.popitem(last=False)
-            record = self._peers[idlest]
-            if not record.live and not record.by_conv:
-                del self._peers[idlest]
 
     def _queue(self, peer_id: int, role: Role) -> list[bytes]:
         return self._out.setdefault((peer_id, role.value), [])
@@ -574,7 +507,3 @@ class Endpoint:
     def _header(self, role: Role, peer_id: int, conv: int, flags: Flag) -> bytes:
         source, destination = (self._peer_id, peer_id) if role is Role.SOURCE else (peer_id, self._peer_id)
         return HEADER.pack(conv, source, destination, flags, 0)
-
-
-def _siblings_key(session: Session) -> _SiblingsKey:
-    return session.peer_id, session.conn_data.src, session.conn_data.dst

@@ -1,8 +1,7 @@
 """One flow over KCP: the attempts to open it, its engine, and how it ends.  Sans-IO; `endpoint.py` owns it.
 
 A session of an opener outlives its conversations: each attempt has a conv of its own, and if a stock acceptor loses the one
-that won (data plane 10.2, accept queue), the bytes so far go over another.  A session of an acceptor has exactly one.  When a
-FIN may go out is decided here; the table is in docs/kcp.md, Ends.
+that won (data plane 10.2, accept queue), the bytes so far go over another.  A session of an acceptor has exactly one.
 """
 
 from __future__ import annotations
@@ -12,9 +11,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from easytier_kcp_plugin.kcp import silence
 from easytier_kcp_plugin.kcp.acceptance import Acceptance, Doubt
+from easytier_kcp_plugin.kcp.attempts import Attempts
+from easytier_kcp_plugin.kcp.bodies import ASKED, HELD, body_of
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
+from easytier_kcp_plugin.kcp.ends import Ends
 from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics, Path
 from easytier_kcp_plugin.kcp.events import (
     Closed,
@@ -26,29 +27,20 @@ from easytier_kcp_plugin.kcp.events import (
     SessionClosed,
     Writable,
 )
-from easytier_kcp_plugin.kcp.handshake import FINISH, KINDS, UNKNOWN_RTT, Handshake, Input, State
-from easytier_kcp_plugin.kcp.header import ACK_DATA, PING, PONG, RST, SYN, SYN_ACK, Flag
-from easytier_kcp_plugin.kcp.segment_size import is_ours as asks_for_size
+from easytier_kcp_plugin.kcp.handshake import KINDS, UNKNOWN_RTT, Handshake, Input, State
+from easytier_kcp_plugin.kcp.header import ACK_DATA, PING, PONG, RST, Flag
+from easytier_kcp_plugin.kcp.leftover import Leftover
 from easytier_kcp_plugin.kcp.sending import SendingShare
 from easytier_kcp_plugin.kcp.session_host import SessionHost
+from easytier_kcp_plugin.kcp.silence import Watch, stalled_at
 
 if TYPE_CHECKING:
     from easytier_kcp_plugin.kcp.siblings import Siblings
 
 # Ours.  Times in seconds.
-HEDGE_AFTER: Final = 1.0
-MAX_ATTEMPTS: Final = 5
-"""Convs that one opening may use up, as many as stock's; and how often an opening may be repeated."""
-REOPEN_TIME: Final = 5.0
 EARLY_BYTES: Final = 64 * 1024
 """Kept for a second conversation until the first is proven.  One window of a fresh path."""
-HELD_BODY: Final = b"held"
-"""Of a PING with which an acceptor of our kind says that it has the SYN, and is still reaching the destination."""
-PING_BODY: Final = b"?"
-"""Comes back in the answer, and so tells it from answers to the handshake's PINGs.  An acceptor that knows the opener to be of
-its kind appends its offer: the SYN|ACK that had it may have been lost."""
-CLOSE_LIMIT: Final = 60.0
-_TAIL_READ: Final = 1 << 30
+_ALL: Final = 1 << 30
 # Plain numbers: operators of enums cost a microsecond, and each packet comes by here.
 _ACK_DATA: Final = int(ACK_DATA)
 _DATA: Final = int(Flag.DATA)
@@ -79,29 +71,18 @@ class Session:
         self._host = host
         self._handshakes: dict[int, Handshake] = {}
         self._engine: Engine | None = None
-        self._held_by: Engine | None = None
         self._statistics: EngineStatistics | None = None
-        self._tail = b""
+        self._leftover = Leftover()
         self._early: bytearray | None = bytearray() if role is Role.SOURCE else None
         self.was_established = False
         """Whether an opener has had an answer; it may be looking for another since."""
-        self._peer_finished = self._ended = self._reader_gone = False
+        self._ends = Ends()
         self._wants_read, self._wants_write = True, False
         self._sending = SendingShare(host.sending, peer_id)
-        self._heard_at = self._payload_at = now
-        self._ended_at = self._closed_at = self._drained_at = math.inf
-        self._pinged_at = now
-        self._pong_due = False
-        self._open_until = self._hedge_at = math.inf
-        self._open_time = REOPEN_TIME
-        """Seconds that an opening may take, once it has begun."""
+        self._watch = Watch(now)
+        self.attempts = Attempts(now)
+        """Of an opener."""
         self._held_conv: int | None = None
-        self._peer_dials = False
-        """Whether an acceptor of our kind has said that it is reaching the destination."""
-        self._attempts = 0
-        self.reopenings = 0
-        """How often a stock peer has lost the conversation that it had accepted."""
-        self._attempted_at = now
         self._acceptance: Acceptance | None = None
         """Of an opener whose peer is not known to be ours, until a segment comes."""
 
@@ -118,7 +99,7 @@ class Session:
     @property
     def at_eof(self) -> bool:
         """Whether the peer's stream has ended properly and been read to its end."""
-        return self._peer_finished and not self._has_bytes() and not self._reader_gone
+        return self._ends.peer_finished and not self._has_bytes() and not self._ends.reader_gone
 
     @property
     def engine(self) -> Engine | None:
@@ -133,13 +114,13 @@ class Session:
     @property
     def ended(self) -> bool:
         """Whether our direction has been ended, though perhaps not everything has arrived."""
-        return self._ended
+        return self._ends.ended
 
     # What the endpoint passes on from the application.
 
     def connect(self, timeout: float, now: float) -> None:
         """Begin to open."""
-        self._open_time = timeout
+        self.attempts.allow(timeout)
         self.begin_attempts(now)
 
     def accept(self, conv: int, now: float) -> None:
@@ -151,7 +132,7 @@ class Session:
     def hold(self, conv: int) -> None:
         """Keep the SYN that made this session without an answer until `confirm`; its opener is told to wait."""
         self._held_conv = conv
-        self._host.send(self, conv, PING, HELD_BODY)
+        self._host.send(self, conv, PING, HELD)
 
     def confirm(self, now: float) -> None:
         """The destination has been reached: answer the SYN that was held.  Without effect if none is."""
@@ -163,7 +144,7 @@ class Session:
         """Take bytes; see `Endpoint.write`."""
         if self.reason is not None:
             raise SessionClosed(f"{self}: {self.reason}")
-        if self._ended:
+        if self._ends.ended:
             raise SessionClosed(f"{self}: our direction has been ended")
         if self._early is not None:
             data_taken = data[: EARLY_BYTES - len(self._early)]
@@ -177,33 +158,26 @@ class Session:
 
     def read(self, limit: int) -> bytes:
         """Give bytes; see `Endpoint.read`."""
-        if self._tail:
-            data, self._tail = self._tail[:limit], self._tail[limit:]
-            self._release_if_read()
-        else:
-            data = b"" if self._engine is None else self._engine.receive(limit)
+        data = self._leftover.read(limit) if self._engine is None else self._engine.receive(limit)
         self.received_bytes += len(data)
         self._wants_read = not data
         return data
 
     def finish(self, now: float) -> None:
         """End our direction after what was written."""
-        if not self._ended:
-            self._ended, self._ended_at = True, now
+        self._ends.finish(now)
 
     def close(self, now: float) -> None:
         """Give up reading as well."""
-        self.finish(now)
-        if not self._reader_gone:
-            self._reader_gone, self._closed_at = True, now
-            self._tail = b""
-            self._release_if_read()
+        self._ends.finish(now)
+        self._ends.close(now)
+        self._leftover.drop()
 
     def reset(self, reason: CloseReason, now: float) -> None:
         """End at once, and tell the peer."""
         if reason is CloseReason.ABORTED:
-            self._reader_gone, self._tail = True, b""
-            self._release_if_read()
+            self._ends.reader_gone = True
+            self._leftover.drop()
         for conv, handshake in list(self._handshakes.items()):
             self._send_all(conv, handshake.abort(now))
             self._drop(conv)
@@ -232,11 +206,11 @@ class Session:
             self._receive_held(conv, kind)
             return
         before, pinged, since = handshake.state, handshake.pinged, handshake.since
-        if kind is Input.PONG and self._pong_due and body.startswith(PING_BODY):
-            self._pong_due = False
+        if kind is Input.PONG and self._watch.pong_due and body.startswith(ASKED):
+            self._watch.pong_due = False
             if self.peer_offer is None and conv == self.conv:
-                self._learn_offer(body[len(PING_BODY) :])
-            self.path.sample_rtt(now - self._pinged_at)
+                self._learn_offer(body[len(ASKED) :])
+            self.path.sample_rtt(now - self._watch.pinged_at)
             if self._acceptance is not None:
                 self._acceptance.pong(now)
                 self._doubt_acceptance(now)
@@ -245,11 +219,11 @@ class Session:
         if kind is Input.PONG and self.path.size is not None:
             self.path.size.answered(body, now)
         handshake.rtt = self.path.rtt
-        if kind is Input.RST and self._is_lost_fin(conv, body, now):
-            kind = Input.FIN
-        self._heard_at = now
-        if kind is Input.PING and body == HELD_BODY and handshake.state is State.SYN_SENT:
-            self._peer_dials, self._hedge_at = True, math.inf
+        if kind is Input.RST and conv == self.conv and self.peer_offer is None:
+            kind = Input.FIN if self._watch.is_lost_fin(body, self.state, self._engine, now) else kind
+        self._watch.heard_at = now
+        if kind is Input.PING and body == HELD and handshake.state is State.SYN_SENT:
+            self.attempts.wait_for_dial()
         answer = handshake.receive(kind, now)
         self._send_all(conv, answer, body if PONG in answer else b"")
         if handshake.state is not before:
@@ -263,11 +237,9 @@ class Session:
 
     def _receive_held(self, conv: int, kind: Input) -> None:
         """Of the opener whose SYN waits for an answer."""
-        if conv != self._held_conv:
-            return
-        if kind is Input.SYN:
-            self._host.send(self, conv, PING, HELD_BODY)
-        elif kind is Input.RST:
+        if conv == self._held_conv and kind is Input.SYN:
+            self._host.send(self, conv, PING, HELD)
+        elif conv == self._held_conv and kind is Input.RST:
             self._over(CloseReason.RESET)
 
     def takes_more(self, conv: int, flags: int) -> bool:
@@ -282,14 +254,16 @@ class Session:
     def tick(self, now: float) -> None:
         """Do what is due.  Harmless at any time; `settle` has to follow."""
         self._tick_handshakes(now)
-        if self._open_until <= now:
-            self.reset(CloseReason.DESTINATION_SILENT if self._peer_dials else CloseReason.NO_ANSWER, now)
-        if self._hedge_at <= now:
+        if self.attempts.give_up_at <= now:
+            self.reset(self.attempts.silence, now)
+        if self.attempts.next_at <= now:
             self._attempt(now)
         self._doubt_acceptance(now)
         if self.reason is not None or self.conv is None:
             return
-        reason = self._overdue(now)
+        reason = self._watch.overdue(self._engine, self._silent_at(), now)
+        if reason is None and now >= self._ends.overdue_at:
+            reason = CloseReason.ABORTED
         if reason is not None:
             self.reset(reason, now)
         elif self._ping_time() <= now:
@@ -302,11 +276,11 @@ class Session:
             self._send_fin(now)
         if not self.announced or self.reason is not None:
             return
-        if self._wants_read and self._has_bytes() and not self._reader_gone:
+        if self._wants_read and self._has_bytes() and not self._ends.reader_gone:
             self._wants_read = False
             self._host.emit(Readable(self))
         self._sending.note(self._engine)
-        if self._wants_write and not self._ended and self._sending.wakes(self._room()):
+        if self._wants_write and not self._ends.ended and self._sending.wakes(self._room()):
             self._wants_write = False
             self._host.emit(Writable(self))
 
@@ -314,36 +288,23 @@ class Session:
         """When `tick` wants to be called; infinite once everything is over."""
         times = [handshake.deadline for handshake in self._handshakes.values()]
         if self.reason is None:
-            times += (self._open_until, self._hedge_at, self._closed_at + CLOSE_LIMIT)
+            times += (self.attempts.give_up_at, self.attempts.next_at, self._ends.overdue_at)
             if self._acceptance is not None:
                 times.append(self._acceptance.deadline)
             if self.conv is not None:
-                times += (self._silent_at(), self._ping_time(), self._finish_time(now))
-                if self._engine is not None and self._engine.in_flight:
-                    times.append(self._engine.alive_at + silence.STALL)
+                times += (self._silent_at(), self._ping_time(), self._finish_time(now), stalled_at(self._engine))
         return min(times, default=math.inf)
-
-    def _overdue(self, now: float) -> CloseReason | None:
-        if now >= self._silent_at():
-            return CloseReason.SILENT
-        if self._engine is not None and self._engine.in_flight and now >= self._engine.alive_at + silence.STALL:
-            return CloseReason.STALLED
-        return CloseReason.ABORTED if now >= self._closed_at + CLOSE_LIMIT else None
 
     # Opening.
 
     def begin_attempts(self, now: float) -> None:
-        """Begin to open, at once or when it is this session's turn.  What it waits for that is not the peer's time."""
-        self._attempts = 0
-        self._hedge_at = self._host.opening_slot(self, now)
-        self._open_until = self._hedge_at + self._open_time
-        if self._hedge_at <= now:
+        """Begin to open, at once or when it is this session's turn."""
+        self.attempts.begin(self._host.opening_slot(self, now))
+        if self.attempts.next_at <= now:
             self._attempt(now)
 
     def _attempt(self, now: float) -> None:
-        self._attempts += 1
-        self._attempted_at = now
-        self._hedge_at = now + HEDGE_AFTER if self._attempts < MAX_ATTEMPTS else math.inf
+        self.attempts.attempt(now)
         conv = self._host.new_conv(self)
         handshake = self._handshakes[conv] = Handshake(opener=True, now=now, rtt=self.path.rtt)
         self._send_all(conv, handshake.start())
@@ -354,7 +315,7 @@ class Session:
             self._enter_established(conv, now)
         elif after is State.PEER_CLOSED or (after is State.LINGER and before is State.LOCAL_CLOSED):
             # Only a conversation that was accepted and served is ended so: its bytes must not go out a second time.
-            self._peer_finished, self._acceptance = True, None
+            self._ends.peer_finished, self._acceptance = True, None
             if self.announced:
                 self._host.emit(PeerFinished(self))
             if after is State.LINGER:
@@ -362,13 +323,13 @@ class Session:
         elif after is State.CLOSED:
             self._drop(conv)
             if before is State.SYN_SENT:
-                self.reset(CloseReason.DESTINATION_REFUSED if self._peer_dials else CloseReason.REFUSED, now)
+                self.reset(self.attempts.refusal, now)
             elif before is not State.LINGER:
                 self._over(CloseReason.RESET)
 
     def _enter_established(self, conv: int, now: float) -> None:
         self.conv = conv
-        self._hedge_at = self._open_until = math.inf
+        self.attempts.end()
         self._engine = self._host.open_engine(self, conv, now)
         self._unproven = True
         self._meet()
@@ -379,7 +340,7 @@ class Session:
             self._host.send(self, other, RST, b"")
             self._drop(other)
         # After repeated SYNs the RTT may be unknown, but not longer than this.
-        rtt = max(self._rtt(), now - self._attempted_at)
+        rtt = max(self._rtt(), now - self.attempts.attempted_at)
         self._acceptance = Acceptance(now, rtt, stream=self._host.is_stream(self.peer_id))
         if self._early:
             self._engine.send(bytes(self._early))
@@ -416,11 +377,9 @@ class Session:
     def _reopen(self, now: float) -> None:
         """The acceptor never took the conversation off its queue: begin again with another."""
         self._acceptance = None
-        if self.reopenings >= MAX_ATTEMPTS:
+        if not self.attempts.repeat():
             self.reset(CloseReason.NOT_ACCEPTED, now)
             return
-        self.reopenings += 1
-        self._open_time = REOPEN_TIME
         self._host.opening_ended(self)
         if self.conv is not None:
             self._host.send(self, self.conv, RST, b"")
@@ -435,7 +394,7 @@ class Session:
     def _take_bodies(self, engine: Engine, bodies: Sequence[bytes], now: float) -> None:
         engine.input_all(bodies, now)
         if engine.readable:
-            self._payload_at = now
+            self._watch.payload_at = now
         if self._unproven and engine.heard:
             self._unproven = False
             self._acceptance = None
@@ -445,39 +404,28 @@ class Session:
             self._host.proven(self, now)
 
     def _has_bytes(self) -> bool:
-        return bool(self._tail) or (self._engine is not None and self._engine.readable)
+        return bool(self._leftover) or (self._engine is not None and self._engine.readable)
 
     def _room(self) -> int:
         room = 0 if self._engine is None else self._sending.room(self._engine.room)
         return room if self._early is None else min(room, EARLY_BYTES - len(self._early))
 
     def _discard_unwanted(self, now: float) -> None:
-        if not self._reader_gone or self._engine is None or not self._engine.readable:
-            return
-        self._engine.receive(_TAIL_READ)
-        if self.state is State.LOCAL_CLOSED:
-            self.reset(CloseReason.ABORTED, now)
+        if self._ends.reader_gone and self._engine is not None and self._engine.readable:
+            self._engine.receive(_ALL)
+            if self.state is State.LOCAL_CLOSED:
+                self.reset(CloseReason.ABORTED, now)
 
     # Ending.
 
     def _finish_time(self, now: float) -> float:
         """When our FIN may go out, as far as can be said now; infinite if something has to happen before."""
-        engine, state = self._engine, self.state
-        if not self._ended or engine is None or state not in FINISH:
+        ends, state, stock_at = self._ends, self.state, None
+        if not ends.ended:
             return math.inf
-        if not engine.drained or (self.role is Role.SOURCE and not engine.heard):
-            self._drained_at = math.inf
-            return math.inf
-        self._drained_at = min(self._drained_at, now)
-        if self.peer_offer is not None:
-            return now
-        earliest = now
-        if self.role is Role.SOURCE and not self._reader_gone and state is State.ESTABLISHED:
-            earliest = max(self._ended_at, self._payload_at) + self._host.half_close_idle
-        if engine.emptied_at is None:
-            engine.ask(now)
-            return self._drained_at + silence.EMPTYING_LIMIT if state is State.PEER_CLOSED else math.inf
-        return max(earliest, engine.emptied_at + self._rtt())
+        if self.peer_offer is None:
+            stock_at = ends.stock_may_end_at(state, self.role, self._watch.payload_at, self._host.half_close_idle, now)
+        return ends.fin_at(self._engine, state, self.role, now, stock_at, self._rtt())
 
     def _send_fin(self, now: float) -> None:
         if self.conv is None:
@@ -493,7 +441,7 @@ class Session:
         if self.reason is not None:
             return
         self.reason = reason
-        self._open_until = self._hedge_at = math.inf
+        self.attempts.end()
         self._acceptance = self._early = None
         self._close_engine()
         if self.announced:
@@ -506,19 +454,10 @@ class Session:
     def _close_engine(self) -> None:
         if self._engine is not None:
             self._statistics = self._engine.statistics
-            rest = self._engine.close()
-            if not self._reader_gone:
-                self._tail += rest
+            self._leftover.close(self._engine, wanted=not self._ends.reader_gone)
             self._host.engine_closed(self._engine)
-            self._held_by, self._engine = self._engine, None
+            self._engine = None
             self._sending.note(None)
-            self._release_if_read()
-
-    def _release_if_read(self) -> None:
-        """What is left to be read of an engine that was closed counts as its memory."""
-        if self._held_by is not None and not self._tail:
-            self._held_by.release()
-            self._held_by = None
 
     # Helpers.
 
@@ -535,16 +474,9 @@ class Session:
                     self._over(CloseReason.NO_ANSWER)
 
     def _send_all(self, conv: int, packets: tuple[Flag, ...], echo: bytes = b"") -> None:
+        offer = None if self.peer_offer is None else self.path.offer
         for flags in packets:
-            body = b""
-            if flags == SYN:
-                body = self.conn_data.encode()
-            elif flags == SYN_ACK and self.peer_offer is not None:
-                body = ConnData(None, None, self.path.offer).encode()
-            elif flags == PONG:
-                body = echo
-                if echo == PING_BODY and self.role is Role.DESTINATION and self.peer_offer is not None:
-                    body += ConnData(None, None, self.path.offer).encode()
+            body = body_of(flags, self.conn_data, offer, echo=echo, accepted=self.role is Role.DESTINATION)
             self._host.send(self, conv, flags, body)
 
     def _drop(self, conv: int) -> None:
@@ -555,44 +487,18 @@ class Session:
         return UNKNOWN_RTT if self.path.rtt is None else self.path.rtt
 
     def _ping(self, conv: int, now: float) -> None:
-        self._pinged_at, self._pong_due = now, True
-        self._host.send(self, conv, PING, PING_BODY)
-
-    def _is_lost_fin(self, conv: int, body: bytes, now: float) -> bool:
-        """Whether an RST means that a stock peer has sent its FIN: only then, all its bytes acknowledged, does it answer a PING
-        so.  Long silent, it may have forgotten the conversation; what acknowledged nothing was not the one that it chose."""
-        if conv != self.conv or self.peer_offer is not None or now >= self._heard_at + silence.SILENCE / 2:
-            return False
-        if self._engine is not None and not (self._engine.heard or self._engine.drained):
-            return False
-        answers = asks_for_size(body) or (self._pong_due and body == PING_BODY)
-        return self.state is State.LOCAL_CLOSED or (self.state is State.ESTABLISHED and answers)
+        self._watch.ask(now)
+        self._host.send(self, conv, PING, ASKED)
 
     def _silent_at(self) -> float:
         """When it is given up if nothing comes."""
-        if self.peer_offer is None:
-            return self._heard_at + silence.SILENCE
-        return silence.given_up_at(self._heard_at, self._host.crowd(self.peer_id)[1])
+        return self._watch.given_up_at(None if self.peer_offer is None else self._host.crowd(self.peer_id))
 
     def _ping_time(self) -> float:
-        """When a PING is due.  A stock peer whose FIN came answers it with RST: wanted only if it takes nothing any more."""
-        quiet_since = max(self._heard_at, self._pinged_at)
-        if self.peer_offer is None and self.state is State.ESTABLISHED:
-            # Stock's own PINGs say nothing: it sends them after its FIN as well.
-            worked_at = self._payload_at if self._engine is None else max(self._payload_at, self._engine.progress_at)
-            doubt = max(silence.DOUBT_AFTER, 4 * self._rtt())
-            if self._pinged_at < worked_at or self._pong_due:
-                return max(worked_at, self._pinged_at) + doubt
-            return self._pinged_at + silence.STOCK_PING_AFTER
-        if self.peer_offer is not None or self.state is not State.PEER_CLOSED:
-            if self._pinged_at > self._heard_at:
-                return self._pinged_at + silence.PING_AGAIN
-            if self.peer_offer is None or self.conv is None:
-                return quiet_since + silence.PING_AFTER
-            return silence.asks_at(self.conv, self._heard_at, self._host.crowd(self.peer_id))
-        if self._engine is not None and not self._engine.drained:
-            quiet_since = min(quiet_since, max(self._engine.progress_at, self._pinged_at))
-        return quiet_since + silence.HALF_CLOSED_PING_AFTER
+        """When a PING is due."""
+        if self.peer_offer is None or self.conv is None:
+            return self._watch.stock_asks_at(self.state, self._engine, self._rtt())
+        return self._watch.asks_at(self.conv, self._host.crowd(self.peer_id))
 
     def __str__(self) -> str:
         conv = "-" if self.conv is None else f"{self.conv:08x}"

@@ -8,8 +8,9 @@ I/O, no clock.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.events import CloseReason
 from easytier_kcp_plugin.kcp.handshake import State
 
@@ -69,3 +70,32 @@ class Siblings:
             for other in [other for other in self.members if other is not session]:
                 other.reset(CloseReason.SUPERSEDED, now)
         return announce
+
+
+_Key: TypeAlias = tuple[int, SocketAddress | None, SocketAddress | None]
+
+
+class SiblingsTable(dict[_Key, Siblings]):
+    """All of a node, by peer, source and destination."""
+
+    def of(self, peer_id: int, conn_data: ConnData, now: float) -> Siblings | None:
+        """Those of a SYN, which is to join them.
+
+        None for openers of our kind, which reset their losers, and for those that name no source, which do not hedge.
+        """
+        if conn_data.offer is not None or conn_data.src is None or conn_data.src.port == 0:
+            return None
+        key = (peer_id, conn_data.src, conn_data.dst)
+        siblings = self.get(key)
+        if siblings is None or not siblings.takes(now):
+            siblings = self[key] = Siblings(now)
+        return siblings
+
+    def leave(self, session: Session) -> None:
+        """`session` has ended."""
+        siblings = session.siblings
+        if siblings is not None:
+            siblings.leave(session)
+            key = (session.peer_id, session.conn_data.src, session.conn_data.dst)
+            if not siblings.members and self.get(key) is siblings:
+                del self[key]

@@ -6,7 +6,16 @@ with a peer they ask by turns, and each may be silent for longer as long as the 
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from typing import TYPE_CHECKING, Final
+
+from easytier_kcp_plugin.kcp.bodies import ASKED
+from easytier_kcp_plugin.kcp.events import CloseReason
+from easytier_kcp_plugin.kcp.handshake import State
+from easytier_kcp_plugin.kcp.segment_size import is_ours as asks_for_size
+
+if TYPE_CHECKING:
+    from easytier_kcp_plugin.kcp.engine import Engine
 
 # Ours.  Times in seconds.
 PING_AFTER: Final = 25.0
@@ -44,3 +53,65 @@ def asks_at(conv: int, heard_at: float, crowd: tuple[int, float]) -> float:
 def given_up_at(heard_at: float, peer_heard_at: float) -> float:
     """When it is given up.  This does not depend on how many there are: as a crowd goes, who is left has to ask before."""
     return min(heard_at + PING_AFTER * (PATIENCE_MAX - 1) + SILENCE, max(heard_at, peer_heard_at) + SILENCE)
+
+
+class Watch:
+    """What one session has heard of its peer, and has asked."""
+
+    __slots__ = ("heard_at", "payload_at", "pinged_at", "pong_due")
+
+    def __init__(self, now: float) -> None:
+        self.heard_at = self.payload_at = self.pinged_at = now
+        """When the last packet came, when one with bytes to read, and when the last PING left."""
+        self.pong_due = False
+
+    def ask(self, now: float) -> None:
+        """A PING leaves."""
+        self.pinged_at, self.pong_due = now, True
+
+    def overdue(self, engine: Engine | None, given_up_at: float, now: float) -> CloseReason | None:
+        """Why the session is given up, if it is; `given_up_at` is when it is for silence."""
+        if now >= given_up_at:
+            return CloseReason.SILENT
+        return CloseReason.STALLED if now >= stalled_at(engine) else None
+
+    def given_up_at(self, crowd: tuple[int, float] | None) -> float:
+        """When the session is given up for silence; `crowd` is None for a stock peer."""
+        return self.heard_at + SILENCE if crowd is None else given_up_at(self.heard_at, crowd[1])
+
+    def is_lost_fin(self, body: bytes, state: State, engine: Engine | None, now: float) -> bool:
+        """Whether an RST with this body, for the conversation in use, means that a stock peer has sent its FIN.
+
+        Only then, all its bytes acknowledged, does it answer a PING so.  Long silent, it may have forgotten the conversation;
+        what acknowledged nothing was not the one that it chose.
+        """
+        if now >= self.heard_at + SILENCE / 2 or (engine is not None and not (engine.heard or engine.drained)):
+            return False
+        answers = asks_for_size(body) or (self.pong_due and body == ASKED)
+        return state is State.LOCAL_CLOSED or (state is State.ESTABLISHED and answers)
+
+    def asks_at(self, conv: int, crowd: tuple[int, float]) -> float:
+        """When a peer of our kind is asked."""
+        if self.pinged_at > self.heard_at:
+            return self.pinged_at + PING_AGAIN
+        return asks_at(conv, self.heard_at, crowd)
+
+    def stock_asks_at(self, state: State, engine: Engine | None, rtt: float) -> float:
+        """When a stock peer is asked.  One whose FIN came answers with RST: wanted only if it takes nothing any more."""
+        if state is State.ESTABLISHED:
+            # Stock's own PINGs say nothing: it sends them after its FIN as well.
+            worked_at = self.payload_at if engine is None else max(self.payload_at, engine.progress_at)
+            if self.pinged_at < worked_at or self.pong_due:
+                return max(worked_at, self.pinged_at) + max(DOUBT_AFTER, 4 * rtt)
+            return self.pinged_at + STOCK_PING_AFTER
+        if state is not State.PEER_CLOSED:
+            return self.pinged_at + PING_AGAIN if self.pinged_at > self.heard_at else self.heard_at + PING_AFTER
+        quiet_since = max(self.heard_at, self.pinged_at)
+        if engine is not None and not engine.drained:
+            quiet_since = min(quiet_since, max(engine.progress_at, self.pinged_at))
+        return quiet_since + HALF_CLOSED_PING_AFTER
+
+
+def stalled_at(engine: Engine | None) -> float:
+    """When what is in flight has waited too long for an acknowledgement; infinite if nothing is."""
+    return math.inf if engine is None or not engine.in_flight else engine.alive_at + STALL

@@ -24,7 +24,7 @@ from easytier_host import (
 from easytier_host.rpc import allowance, framing
 from easytier_host.subnet import fragments, tcp, udp
 from easytier_host.tunnel import udp_socket
-from easytier_kcp_plugin.kcp import endpoint, half_open, limits, sending
+from easytier_kcp_plugin.kcp import half_open, limits, sending, strangers
 from easytier_kcp_plugin.kcp import handshake as kcp_handshake
 from easytier_kcp_plugin.kcp.arq import memory
 
@@ -81,7 +81,7 @@ def row(subject: str) -> str:
                 memory.SMALLEST_LIMIT,
             ),
         ),
-        ("resets to strangers", (endpoint.RST_RATE,)),
+        ("resets to strangers", (strangers.RST_RATE,)),
         ("log lines", (log.LINES_PER_SECOND, log.LINES_AT_ONCE)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

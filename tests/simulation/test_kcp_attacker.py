@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from easytier_kcp_plugin.kcp import arq
-from easytier_kcp_plugin.kcp.endpoint import RST_BURST, RST_RATE, Endpoint, Poll
+from easytier_kcp_plugin.kcp.endpoint import Endpoint, Poll
 from easytier_kcp_plugin.kcp.events import CloseReason, Incoming
 from easytier_kcp_plugin.kcp.handshake import HALF_OPEN_LIFE
 from easytier_kcp_plugin.kcp.header import (
@@ -31,6 +31,7 @@ from easytier_kcp_plugin.kcp.header import (
 )
 from easytier_kcp_plugin.kcp.limits import Limits
 from easytier_kcp_plugin.kcp.segment import Command, Segment
+from easytier_kcp_plugin.kcp.strangers import RST_BURST, RST_RATE
 from tests.unit.kcp import network as network_module
 from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Network, request
 

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from easytier_kcp_plugin.kcp import silence
+from easytier_kcp_plugin.kcp.attempts import MAX_ATTEMPTS
 from easytier_kcp_plugin.kcp.events import CloseReason
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, RST, SYN, SYN_ACK
 from easytier_kcp_plugin.kcp.limits import Limits
-from easytier_kcp_plugin.kcp.session import MAX_ATTEMPTS
 from tests.unit.kcp.network import ACCEPTOR, OPENER, Application, Link, Network, Packet
 
 LINKS = {

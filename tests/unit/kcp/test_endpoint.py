@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
+from easytier_kcp_plugin.kcp import bodies, ikcp
 from easytier_kcp_plugin.kcp import endpoint as endpoint_module
-from easytier_kcp_plugin.kcp import ikcp
 from easytier_kcp_plugin.kcp import limits as limits_module
+from easytier_kcp_plugin.kcp import peers as peers_module
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
 from easytier_kcp_plugin.kcp.endpoint import SHADOW_LIFE, Endpoint
 from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Established, Incoming, Readable, SessionClosed
@@ -17,7 +18,7 @@ from easytier_kcp_plugin.kcp.handshake import State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, PING, PONG, RST, SYN, SYN_ACK, PacketType, SessionHeader
 from easytier_kcp_plugin.kcp.limits import LimitReached, Limits
 from easytier_kcp_plugin.kcp.segment import Command, Segment, parse_segments
-from easytier_kcp_plugin.kcp.session import HELD_BODY, Session
+from easytier_kcp_plugin.kcp.session import Session
 from tests.unit.kcp.network import request
 
 ME, PEER, STRANGER = 2002, 1001, 3003
@@ -92,10 +93,10 @@ def test_a_syn_of_our_kind_is_answered_once_the_destination_is_reached() -> None
     endpoint.receive(PEER, PacketType.KCP_SRC, [syn], 0.0)
     poll = endpoint.poll(0.0)
     ((payload,),) = [batch.payloads for batch in poll.batches]
-    assert payload == SessionHeader(6, PEER, ME, PING).encode() + HELD_BODY
+    assert payload == SessionHeader(6, PEER, ME, PING).encode() + bodies.HELD
     (incoming,) = poll.events
     assert isinstance(incoming, Incoming)
-    assert give(endpoint, syn, now=0.1) == [(6, PING, HELD_BODY)]
+    assert give(endpoint, syn, now=0.1) == [(6, PING, bodies.HELD)]
     assert give(endpoint, packet(6, PING), push(6, b"early"), now=0.2) == []
     endpoint.confirm(incoming.session, 0.3)
     ((conv, flags, body),) = give(endpoint, now=0.3)
@@ -150,7 +151,7 @@ def test_an_opener_that_is_told_to_wait_neither_hedges_nor_doubts_the_peer(answe
     def told(flags: int, body: bytes, now: float) -> None:
         endpoint.receive(PEER, PacketType.KCP_DST, [SessionHeader(conv, ME, PEER, flags).encode() + body], now)
 
-    told(PING, HELD_BODY, 0.05)
+    told(PING, bodies.HELD, 0.05)
     convs: set[int] = set()
     for step in range(1, 40):
         for batch in endpoint.poll(step * 0.05).batches:
@@ -349,7 +350,7 @@ def test_sessions_that_linger_do_not_count_and_are_bounded(monkeypatch: pytest.M
 
 
 def test_paths_of_peers_without_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "MAX_IDLE_PATHS", 5)
+    monkeypatch.setattr(peers_module, "MAX_IDLE", 5)
     endpoint = make()
     for peer in range(100, 150):
         session = endpoint.connect(peer, request(), 0.0)
