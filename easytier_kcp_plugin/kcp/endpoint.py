@@ -12,12 +12,11 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from easytier_kcp_plugin.kcp.conn_data import ConnData
 from easytier_kcp_plugin.kcp.engine import Engine, PathFactory
-from easytier_kcp_plugin.kcp.events import CloseReason, Event, Incoming, Role
+from easytier_kcp_plugin.kcp.events import Batch, CloseReason, Event, Incoming, Poll, Role
 from easytier_kcp_plugin.kcp.half_open import HalfOpen
 from easytier_kcp_plugin.kcp.handshake import KINDS, Input, State
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, HEADER, HEADER_SIZE, PING, RST, Flag, PacketType
@@ -38,27 +37,6 @@ CONNECT_TIMEOUT: Final = 10.0
 SHADOW_LIFE: Final = 10.0
 """Seconds that an established session may wait to be announced."""
 MAX_LINGERING: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Payloads for one peer, in the order to send them."""
-
-    peer_id: int
-    packet_type: PacketType
-    payloads: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Poll:
-    """What `Endpoint.poll` found."""
-
-    batches: list[Batch]
-    events: list[Event]
-    deadline: float
-    """When to poll again at the latest; infinite if only input can change anything."""
-    resized: Sequence[tuple[int, int]] = ()
-    """Peers to which segments carry another number of bytes from now on, and that number."""
 
 
 class Endpoint:

@@ -36,7 +36,8 @@ class Ends:
             self.ended, self._ended_at = True, now
 
     def close(self, now: float) -> None:
-        """It gives up reading.  Twice is as once."""
+        """It gives up reading as well.  Twice is as once."""
+        self.finish(now)
         if not self.reader_gone:
             self.reader_gone, self.overdue_at = True, now + CLOSE_LIMIT
 

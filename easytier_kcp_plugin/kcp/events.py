@@ -1,7 +1,8 @@
-"""What an endpoint tells its user: roles, events, reasons and errors.  Data only."""
+"""What an endpoint tells its user: roles, events, reasons and errors, and what is to be sent.  Data only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, TypeAlias
@@ -93,3 +94,24 @@ class Closed:
 
 
 Event: TypeAlias = Established | Incoming | Readable | Writable | PeerFinished | Closed
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Payloads for one peer, in the order to send them."""
+
+    peer_id: int
+    packet_type: PacketType
+    payloads: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What `Endpoint.poll` found."""
+
+    batches: list[Batch]
+    events: list[Event]
+    deadline: float
+    """When to poll again at the latest; infinite if only input can change anything."""
+    resized: Sequence[tuple[int, int]] = ()
+    """Peers to which segments carry another number of bytes from now on, and that number."""

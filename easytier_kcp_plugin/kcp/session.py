@@ -169,7 +169,6 @@ class Session:
 
     def close(self, now: float) -> None:
         """Give up reading as well."""
-        self._ends.finish(now)
         self._ends.close(now)
         self._leftover.drop()
 
@@ -272,8 +271,8 @@ class Session:
     def settle(self, now: float) -> None:
         """After input or the application's calls: end what can end, and tell what has become possible."""
         self._discard_unwanted(now)
-        if self._finish_time(now) <= now:
-            self._send_fin(now)
+        if self.conv is not None and self._finish_time(now) <= now:
+            self._send_fin(self.conv, now)
         if not self.announced or self.reason is not None:
             return
         if self._wants_read and self._has_bytes() and not self._ends.reader_gone:
@@ -396,9 +395,7 @@ class Session:
         if engine.readable:
             self._watch.payload_at = now
         if self._unproven and engine.heard:
-            self._unproven = False
-            self._acceptance = None
-            self._early = None
+            self._unproven, self._acceptance, self._early = False, None, None
             if self.conv is not None:
                 self._handshakes[self.conv].prove()
             self._host.proven(self, now)
@@ -427,12 +424,10 @@ class Session:
             stock_at = ends.stock_may_end_at(state, self.role, self._watch.payload_at, self._host.half_close_idle, now)
         return ends.fin_at(self._engine, state, self.role, now, stock_at, self._rtt())
 
-    def _send_fin(self, now: float) -> None:
-        if self.conv is None:
-            return
-        handshake = self._handshakes[self.conv]
+    def _send_fin(self, conv: int, now: float) -> None:
+        handshake = self._handshakes[conv]
         handshake.rtt = self.path.rtt
-        self._send_all(self.conv, handshake.finish(now))
+        self._send_all(conv, handshake.finish(now))
         if handshake.state is State.LINGER:
             self._over(CloseReason.FINISHED)
 

@@ -19,7 +19,7 @@ from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
 from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
-from easytier_kcp_plugin.kcp.endpoint import CONNECT_TIMEOUT, Endpoint, Poll
+from easytier_kcp_plugin.kcp.endpoint import CONNECT_TIMEOUT, Endpoint
 from easytier_kcp_plugin.kcp.events import (
     Closed,
     CloseReason,
@@ -28,6 +28,7 @@ from easytier_kcp_plugin.kcp.events import (
     Incoming,
     KcpError,
     PeerFinished,
+    Poll,
     Readable,
     Writable,
 )

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from easytier_kcp_plugin.kcp import arq
-from easytier_kcp_plugin.kcp.endpoint import Endpoint, Poll
-from easytier_kcp_plugin.kcp.events import CloseReason, Incoming
+from easytier_kcp_plugin.kcp.endpoint import Endpoint
+from easytier_kcp_plugin.kcp.events import CloseReason, Incoming, Poll
 from easytier_kcp_plugin.kcp.handshake import HALF_OPEN_LIFE
 from easytier_kcp_plugin.kcp.header import (
     ACK_DATA,

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from easytier_kcp_plugin.kcp import ikcp
 from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
-from easytier_kcp_plugin.kcp.endpoint import Endpoint, Poll
+from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.engine import PathFactory
-from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Event, Incoming, Role
+from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Event, Incoming, Poll, Role
 from easytier_kcp_plugin.kcp.header import SessionHeader
 from easytier_kcp_plugin.kcp.limits import Limits
 from easytier_kcp_plugin.kcp.session import Session

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from easytier_kcp_plugin.kcp import ikcp
-from easytier_kcp_plugin.kcp.endpoint import Batch, Poll
 from easytier_kcp_plugin.kcp.engine import Engine
+from easytier_kcp_plugin.kcp.events import Batch, Poll
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, PING, PONG, RST, SYN, SYN_ACK, Flag, PacketType, SessionHeader
 
 EXACT = Flag.SYN | Flag.ACK | Flag.FIN | Flag.DATA | Flag.RST
