@@ -11,9 +11,9 @@ from easytier_kcp_plugin.kcp.arq.edge import SMALLEST_ADVANCE, WindowEdge
 from easytier_kcp_plugin.kcp.arq.estimate import Loss, RecentMax, RoundTrips
 from easytier_kcp_plugin.kcp.arq.memory import GrowingWindow, PathMemory, WindowMemory
 from easytier_kcp_plugin.kcp.arq.rate import FIRST_WINDOW, Limit, Mode, RateModel
-from easytier_kcp_plugin.kcp.arq.receiver import NUMBERED_AFTER, Receiver
+from easytier_kcp_plugin.kcp.arq.receiver import MAX_DAMPING, NUMBERED_AFTER, RUNS_PER_DATAGRAM, RUNS_RETOLD, Receiver
 from easytier_kcp_plugin.kcp.arq.redundancy import TailBudget, repair_transmissions, tail_pays
-from easytier_kcp_plugin.kcp.segment import SEGMENT
+from easytier_kcp_plugin.kcp.segment import SEGMENT, SEGMENT_SIZE
 from tests.unit.arq.parts import CONV
 
 
@@ -197,6 +197,22 @@ def test_a_large_batch_fills_datagrams_of_fifty() -> None:
     push_all(receiver, [(sn, sn + 1) for sn in range(120)])
     assert [len(body) // 24 for body in receiver.acknowledge(1024, 1.0)] == [50, 50, 20]
     assert receiver.acknowledge(1024, 1.0) == []
+
+
+def test_what_is_kept_of_acknowledgements_is_bounded() -> None:
+    clock, runs = receiver_of(1024), receiver_of(1024)
+    runs.numbered = runs.tells_runs = True
+    bodies: list[bytes] = []
+    for pump in range(60):
+        now = 1 + pump / 10_000
+        push_all(clock, [(sn, 1000 + pump) for sn in range(50)] * 40, now)
+        push_all(runs, [(0, 4000 * pump + number) for number in range(0, 4000, 2)], now)
+        acks(clock, now)
+        bodies = runs.acknowledge(runs.window(), now)
+    assert len(clock._damping) <= MAX_DAMPING
+    assert sum(len(earlier) for earlier in runs._runs_told) <= RUNS_RETOLD * RUNS_PER_DATAGRAM
+    # What is fresh is told whole all the same, and what is told again is the newest.
+    assert sum(len(body) - SEGMENT_SIZE for body in bodies) == (2000 + RUNS_RETOLD * RUNS_PER_DATAGRAM) * 8
 
 
 def test_no_more_is_held_than_the_window_allows_in_order_or_not() -> None:
