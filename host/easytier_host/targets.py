@@ -113,6 +113,7 @@ class Targets:
             return
         except anyio.get_cancelled_exc_class():
             report(Failed("given up before its destination was reached"))
+            connection.reset()
             raise
         connection.confirm()
         report(Connected())

@@ -228,6 +228,22 @@ async def test_a_connection_of_a_peer_is_dialled_carried_and_told() -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_a_dial_that_its_transport_gives_up_is_the_end_of_the_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pair() as (a, first, b, _second):
+        monkeypatch.setattr(a.targets, "dial", lambda *_: anyio.sleep_forever())
+        near, far = socket.socketpair()
+        with near:
+            async with anyio.create_task_group() as tasks:
+                destination = (IPv4Address("10.144.0.1"), 80)
+                tasks.start_soon(first.serve, SocketStream(far), b.peer_id, "kcp", None, destination)
+                await until(lambda: bool(list(a.gate.table)))
+                (flow,) = a.gate.table
+                assert flow.ended is None
+                tasks.cancel_scope.cancel()
+            assert flow.ended == Failed("given up before its destination was reached")
+            assert near.recv(1) == b""
+
+
 async def test_a_connection_to_what_is_not_for_peers_is_reset_and_counted() -> None:
     async with pair() as (a, first, b, _second):
         near, far = socket.socketpair()
