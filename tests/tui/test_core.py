@@ -108,9 +108,22 @@ def test_history_holds_the_last_value_between_samples() -> None:
     history.add(NOW + 3, 20.0, 1.0, None, 2.0, 256, 200)
     assert history.resample("up", NOW + 4, 1.0, 6) == [None, 10.0, 10.0, 10.0, 20.0, 20.0]
     assert history.resample("rtt", NOW + 3, 3.0, 2) == [pytest.approx(0.05), None]
+    assert (history.newest("up", NOW + 3), history.newest("up", NOW + 2.9), history.newest("up", NOW - 1)) == (20.0, 10.0, None)
     assert history.resample("retransmitted", NOW + 3, 3.0, 2) == [None, 2.0]
     assert history.resample("window", NOW + 3, 3.0, 2) == [128, 256]
     assert history.resample("in_flight", NOW + 3, 3.0, 2) == [12, 200]
+
+
+def test_a_peak_between_two_columns_is_seen_and_stays_where_it_is() -> None:
+    history = History(NOW)
+    for second in range(60):
+        history.add(NOW + second * 1.01, 0.0, 0.0, None, 1.6 if second == 30 else 0.0, None, None)
+    # 37 columns of 3.2 s, as in a terminal of 80, read once a second.
+    pictures = [history.resample("retransmitted", NOW + end, SPAN / 37, 37) for end in range(31, 120)]
+    assert all([each for each in picture if each] == [pytest.approx(1.6)] for picture in pictures)
+    places = [picture.index(max(filter(None, picture))) for picture in pictures]
+    assert all(0 <= before - after <= 1 for before, after in zip(places, places[1:], strict=False)), "it moves to the left alone"
+    assert places[-1] < places[0]
 
 
 def test_history_is_bounded() -> None:
@@ -125,7 +138,7 @@ def test_of_what_cannot_be_shown_any_more_the_newest_sample_is_kept() -> None:
     history = History(NOW)
     for second in (0, 50, 100, 150, 200, 250):
         history.add(NOW + second, float(second), 0.0, None, None, None, None)
-    assert history.resample("up", NOW + 250, SPAN / 2, 3) == [100, 150, 250]
+    assert history.resample("up", NOW + 250, SPAN / 2, 4) == [100, 150, 200, 250]
     assert len(history) == 4
 
 

@@ -5,6 +5,7 @@ Samples are taken when something changed, so an idle flow costs nothing; `resamp
 
 from __future__ import annotations
 
+import math
 from array import array
 from typing import Final
 
@@ -50,20 +51,42 @@ class History:
         samples.append(moment)
         samples.extend(_MISSING if value is None else value for value in values)
 
-    def resample(self, field: str, end: float, step: float, count: int) -> list[float | None]:
-        """`count` values at distances of `step` seconds, the last one at `end`.
+    def newest(self, field: str, end: float) -> float | None:
+        """The last sample at or before `end`; None where nothing is known."""
+        column = 1 + FIELDS.index(field)
+        samples, last = self._samples, self._moment(end)
+        for index in range(len(samples) - _WIDTH, -1, -_WIDTH):
+            if samples[index] <= last:
+                return _known(samples[index + column])
+        return None
 
-        Each is the last sample at or before its moment: rates and round trips stay what they were until told otherwise.  None
-        before the first sample.
+    def resample(self, field: str, end: float, step: float, count: int) -> list[float | None]:
+        """`count` columns of `step` seconds; `end` is in the last one, which may have only begun.
+
+        Each is the largest sample in it, so that no peak is lost; without one it is the last sample before: rates and round
+        trips stay what they were until told otherwise.  None where nothing is known.  Columns begin at whole steps since the
+        origin, so a sample stays in its column while time goes on.
         """
         column = 1 + FIELDS.index(field)
-        samples = self._samples
+        samples, last = self._samples, self._moment(end)
+        first = math.floor(last / step) - count + 1
         found: list[float | None] = []
-        index, value = 0, None
-        for slot in range(count):
-            moment = end - self._origin - (count - 1 - slot) * step
-            while index < len(samples) and samples[index] <= moment:
+        index, value = 0, _MISSING
+        for number in range(first - 1, first + count):
+            told: list[float] = []
+            while index < len(samples) and samples[index] <= last and samples[index] < (number + 1) * step:
                 value = samples[index + column]
+                told.append(value)
                 index += _WIDTH
-            found.append(None if value is None or value == _MISSING else value)
+            found.append(_known(max(told, default=value)))
+        # The one before the first holds all that is older.
+        del found[0]
         return found
+
+    def _moment(self, at: float) -> float:
+        """Since the origin, as a sample has it: a sample of this very moment is not later than it."""
+        return array("f", (at - self._origin,))[0]
+
+
+def _known(value: float) -> float | None:
+    return None if value == _MISSING else value

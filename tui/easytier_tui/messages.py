@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 
 from easytier_tui import graph, words
-from easytier_tui.model import Model
+from easytier_tui.model import TOTALS, Model
 from easytier_tui.session import Session
 from easytier_tui.view import FlowView
 from easytier_tui.words import plural
@@ -60,7 +60,7 @@ def totals(model: Model, width: int) -> list[tuple[str, str, str]]:
             continue
         up, down = samples[-1]
         figures = f"↑ {words.rate(up):>9}  ↓ {words.rate(down):>9}"
-        room = max(0, min(60, width - len(figures) - 28))
+        room = max(0, min(TOTALS, width - len(figures) - 28))
         values = [sent + received for sent, received in list(samples)[-room:]] if room else []
         top = max(values, default=0.0)
         lines.append(

@@ -26,8 +26,8 @@ MAX_ENDED: Final = 1000
 KEEP_ENDED: Final = 60.0
 MAX_NOTES: Final = 32
 """Of each flow; as many as a node remembers."""
-TOTALS: Final = 120
-"""Samples, one a second."""
+TOTALS: Final = 60
+"""Samples, one a second: as many as the widest graph shows."""
 RATE_LIFETIME: Final = 10.0
 """Seconds after which a rate without news is zero; nodes count at least every 5 s."""
 

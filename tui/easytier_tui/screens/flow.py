@@ -83,11 +83,11 @@ class FlowPage(Page):
         end = min(self.session.now, state.ended_at or self.session.now)
         is_stock = self.session.model.node is not None and self.session.model.node.is_stock
         missing = "a stock node does not tell this" if is_stock else _MISSING.get(record.transport, "nothing measured yet")
-        newest = "now" if state.ended_at is None else "last"
+        when = "now" if state.ended_at is None else "last"
         for _, field, _ in CHARTS:
             chart = self.query_one(f"#chart-{field}", Chart)
-            count = chart.columns
-            chart.show(state.history.resample(field, end, SPAN / count, count), missing, newest)
+            count, history = chart.columns, state.history
+            chart.show(history.resample(field, end, SPAN / count, count), history.newest(field, end), missing, when)
         notes = [("", f"{words.clock(note.at)}  {note.text}") for note in state.notes]
         self.query_one("#events", Static).update(facts([("Events", notes[0][1] if notes else "none known"), *notes[1:]]))
 

@@ -23,15 +23,14 @@ class Chart(Static):
         """How many values it can show."""
         return max(1, self.content_size.width)
 
-    def show(self, values: Sequence[float | None], missing: str, newest: str = "now") -> None:
-        """The values; `missing` stands there instead of none, and `newest` says what the newest one is."""
+    def show(self, values: Sequence[float | None], newest: float | None, missing: str, when: str) -> None:
+        """The values, largest of each column; `missing` stands there instead of none, and `when` says what `newest` is."""
         known = [each for each in values if each is not None]
         if not known:
             self.border_subtitle = ""
             self.update(Text(missing))
             return
         largest = max(known)
-        value = self._unit(known[-1] if values[-1] is None else values[-1])
-        self.border_subtitle = f"{newest} {value}, top {self._unit(largest)}"
+        self.border_subtitle = f"{when} {self._unit(known[-1] if newest is None else newest)}, top {self._unit(largest)}"
         lines = graph.bars(values, max(1, self.content_size.height), graph.nice_top(largest))
         self.update(Text("\n".join(lines), no_wrap=True))
