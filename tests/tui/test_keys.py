@@ -19,7 +19,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
-from easytier_tui import bindings
+from easytier_tui import bindings, words
 from easytier_tui.app import DARK, LIGHT
 from easytier_tui.records import FlowNote, Link, Update
 from easytier_tui.screens.dialogs import AskPath, Confirm
@@ -505,6 +505,33 @@ async def test_the_graphs_of_an_ended_flow_show_its_last_values(tmp_path: Path) 
         assert "now 52 ms" not in stage.text
 
 
+async def test_on_a_page_time_stands_still_while_the_node_does_not_answer(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    async with stage.program.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "5 of 5")
+        stage.program.open_flow(stage.program.session, "1.1")
+        await until_shown(pilot, "connected for 2m11s")
+        stage.feed.now += 3
+        stage.feed.tell(Update(stage.feed.now))
+        await until_shown(pilot, "connected for 2m14s")
+        stage.feed.now += 60
+        stage.feed.tell(Update(stage.feed.now, Link("gone", "No node answers", stage.feed.now + 1)))
+        stopped = words.clock(scene.NOW + 3)[:8]
+        await until_shown(pilot, f"10.144.0.1:51838 → 10.144.0.2:22   kcp · connected   no answer since {stopped}")
+        assert "connected for 2m14s, when the node last answered" in stage.text
+        assert "last 52 ms" in stage.text
+        assert "now " not in stage.text
+        stage.program.open_peer(stage.program.session, 2)
+        await until_shown(pilot, f"b 10.144.0.2   no answer since {stopped}")
+        await pilot.resize_terminal(40, 10)
+        await until_shown(pilot, "no answer since")
+        await pilot.resize_terminal(120, 40)
+        await pilot.press("escape")
+        stage.feed.tell(Update(stage.feed.now, scene.LIVE))
+        await until_shown(pilot, "connected for 3m14s")
+        assert "no answer" not in stage.text
+
+
 async def test_the_window_of_a_flow_is_a_graph(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     async with stage.program.run_test(size=(120, 40)) as pilot:
@@ -513,7 +540,7 @@ async def test_the_window_of_a_flow_is_a_graph(tmp_path: Path) -> None:
         stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, window=2048, in_flight=17),)))
         stage.program.open_flow(stage.program.session, "1.1")
         await until_shown(pilot, "now 2048, top 2048")
-        await until_shown(pilot, "now 17, top 17")
+        await until_shown(pilot, "now 17, top 912")
         stage.feed.now += 10
         stage.feed.tell(Update(stage.feed.now, flows=(replace(scene.SSH, window=512, in_flight=9),)))
         await until_shown(pilot, "now 512, top 2048")

@@ -280,6 +280,11 @@ class Model:
     # For those who look
 
     @property
+    def is_gone(self) -> bool:
+        """The node does not answer."""
+        return self.link.kind == "gone"
+
+    @property
     def living(self) -> int:
         """Flows that have not ended, as `counts` has them."""
         return sum(self.counts.values())

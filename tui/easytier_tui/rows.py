@@ -43,7 +43,7 @@ def flow_columns(session: Session, room: int) -> Columns:
 def flow_row(session: Session, chosen: Columns) -> Callable[[str], Row]:
     """Draws the flow with a given key."""
     model, now = session.model, session.now
-    is_gone = model.link.kind == "gone"
+    is_gone = model.is_gone
 
     def draw(key: str) -> Row:
         state = model.flows.get(key)
@@ -69,7 +69,7 @@ def peer_columns(room: int) -> Columns:
 def peer_row(session: Session, chosen: Columns) -> Callable[[str], Row]:
     """Draws the peer with a given id, as text."""
     model, now = session.model, session.now
-    is_gone = model.link.kind == "gone"
+    is_gone = model.is_gone
 
     def draw(key: str) -> Row:
         state = model.peers.get(int(key))

@@ -29,12 +29,15 @@ class Session:
         self._model = Model()
         self._frozen: tuple[Model, float] | None = None
         self._ticked_at = float("-inf")
+        self._heard_at: float | None = None
 
     # News
 
     def apply(self, update: Update) -> None:
         """Take what the feed has told."""
         self._model.apply(update)
+        if not self._model.is_gone:
+            self._heard_at = update.at
         if self.recorder is not None:
             try:
                 self.recorder.write(update)
@@ -49,7 +52,8 @@ class Session:
     def tick(self) -> None:
         """To be called more often than once a second."""
         now = self.feed.clock()
-        if not 0 <= now - self._ticked_at < TICK_EVERY:
+        # What nobody tells of does not go on.
+        if not self._model.is_gone and not 0 <= now - self._ticked_at < TICK_EVERY:
             self._ticked_at = now
             self._model.tick(now)
 
@@ -63,7 +67,12 @@ class Session:
     @property
     def now(self) -> float:
         """The moment that is shown."""
-        return self.feed.clock() if self._frozen is None else self._frozen[1]
+        return self._newest if self._frozen is None else self._frozen[1]
+
+    @property
+    def _newest(self) -> float:
+        """Now; while the node does not answer, when it did last: ages and rates of later are not known."""
+        return self._heard_at if self._model.is_gone and self._heard_at is not None else self.feed.clock()
 
     def has_ended(self, key: str) -> bool:
         """Whether the flow has, by the newest news, paused or not; what is forgotten has."""
@@ -82,7 +91,7 @@ class Session:
 
     def pause(self, paused: bool) -> None:
         """Hold what is shown, or let it go on; what comes meanwhile is not lost."""
-        self._frozen = (self._model.frozen(), self.feed.clock()) if paused else None
+        self._frozen = (self._model.frozen(), self._newest) if paused else None
         self.view.reorder()
 
     # Recording

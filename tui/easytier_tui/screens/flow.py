@@ -72,18 +72,16 @@ class FlowPage(Page):
 
     def paint(self) -> None:
         state = self.flow()
-        title = self.query_one("#page-title", Static)
         if state is None:
-            title.update("This flow has ended and is no longer remembered.  esc: back")
+            self.entitle("This flow has ended and is no longer remembered.  esc: back")
             return
-        record = state.record
-        paused = "   PAUSED" if self.session.paused else ""
-        title.update(f"{record.source} → {record.destination}   {record.transport or 'undecided'} · {record.state}{paused}")
+        record, model = state.record, self.session.model
+        self.entitle(f"{record.source} → {record.destination}   {record.transport or 'undecided'} · {record.state}")
         self.query_one("#facts", Static).update(facts(flow_facts(self.session, state)))
         end = min(self.session.now, state.ended_at or self.session.now)
-        is_stock = self.session.model.node is not None and self.session.model.node.is_stock
+        is_stock = model.node is not None and model.node.is_stock
         missing = "a stock node does not tell this" if is_stock else _MISSING.get(record.transport, "nothing measured yet")
-        when = "now" if state.ended_at is None else "last"
+        when = "now" if state.ended_at is None and not model.is_gone else "last"
         for _, field, _ in CHARTS:
             chart = self.query_one(f"#chart-{field}", Chart)
             count, history = chart.columns, state.history
@@ -111,6 +109,8 @@ def flow_facts(session: Session, state: FlowState) -> list[Fact]:
     what = f"{record.state} for {age(lived)}" if state.ended_at is None else f"{record.state} after {age(lived)}"
     if state.ended_at is not None:
         what += f", {age(now - state.ended_at)} ago"
+    if session.model.is_gone:
+        what += ", when the node last answered"
     found = [("Flow", f"{record.source} → {record.destination}"), ("State", what)]
     if record.end_reason:
         found.append(("Ended", record.end_reason))

@@ -118,7 +118,7 @@ class MonitorScreen(LiveScreen):
             tabs.mount(TabLabel(index))
         ends, current = [0], 0
         for session, label in zip(sessions, tabs.query(TabLabel), strict=False):
-            gone = " (no answer)" if session.model.link.kind == "gone" else ""
+            gone = " (no answer)" if session.model.is_gone else ""
             is_current = session is self.session
             text = f"[{session.name}{gone}]" if is_current else f" {session.name}{gone} "
             label.update(text)

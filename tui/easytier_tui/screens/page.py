@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 from textual.binding import BindingType
+from textual.widgets import Static
 
-from easytier_tui import bindings
+from easytier_tui import bindings, words
 from easytier_tui.screens.live import LiveScreen
 from easytier_tui.session import Session
 
@@ -25,6 +27,17 @@ class Page(LiveScreen):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
+
+    def entitle(self, text: str) -> None:
+        """The first line: `text`, and why what is shown is not what is now; of `text` gives way what has no room."""
+        session, notice = self.session, ""
+        if session.paused:
+            notice += "   PAUSED"
+        if session.model.is_gone:
+            notice += f"   no answer since {words.clock(session.now)[:8]}"
+        title = self.query_one("#page-title", Static)
+        title.set_class(session.model.is_gone, "-gone")
+        title.update(words.fit(text, min(cell_len(text), max(0, self.size.width - 2 - len(notice)))) + notice)
 
     def action_back(self) -> None:
         self.dismiss()

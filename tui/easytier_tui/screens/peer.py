@@ -33,12 +33,10 @@ class PeerPage(Page):
     def paint(self) -> None:
         model = self.session.model
         peer = model.peers.get(self.peer_id)
-        title = self.query_one("#page-title", Static)
         if peer is None:
-            title.update("This peer is not in the network at the moment.  esc: back")
+            self.entitle("This peer is not in the network at the moment.  esc: back")
         else:
-            paused = "   PAUSED" if self.session.paused else ""
-            title.update(f"{peer.record.hostname or self.peer_id} {peer.record.address}{paused}")
+            self.entitle(f"{peer.record.hostname or self.peer_id} {peer.record.address}")
             self.query_one("#facts", Static).update(facts(peer_facts(peer.record)))
         listing = self.query_one("#peer-flows", Listing)
         keys = [key for key in self._view.rows(model, self.session.now) if model.flows[key].record.peer_id == self.peer_id]
