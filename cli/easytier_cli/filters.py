@@ -71,7 +71,7 @@ def _term(word: str) -> Predicate:
     make = FIELDS.get(name)
     if make is None:
         near = get_close_matches(name, FIELDS, n=1)
-        raise ValueError(f"no field {name}; " + (f"did you mean {near[0]}:" if near else f"there are {', '.join(FIELDS)}"))
+        raise ValueError(f"no field {name}; " + (f'did you mean "{near[0]}:"?' if near else f"there are {', '.join(FIELDS)}"))
     if not values:
         raise ValueError(f"{name}: what?")
     any_of = [make(value) for value in values.split(",")]
@@ -87,7 +87,7 @@ def _starts(read: Callable[[Row], str], known: Sequence[str] = ()) -> Callable[[
     def make(value: str) -> Predicate:
         if known and not any(word.startswith(value) for word in known):
             near = get_close_matches(value, known, n=1)
-            raise ValueError(f"{value}: " + (f"did you mean {near[0]}" if near else f"there are {', '.join(known)}"))
+            raise ValueError(f"{value}: " + (f'did you mean "{near[0]}"?' if near else f"there are {', '.join(known)}"))
         return lambda row: read(row).lower().startswith(value)
 
     return make

@@ -1,12 +1,12 @@
 """Filters on flows while they are being typed; the grammar is that of `easytier-cli proxy --filter`.
 
-A field that has no value yet holds for all flows, so that nothing flickers between two keys.  What cannot be understood raises
-ValueError, which names the nearest field.
+A field that has no value yet holds for all flows, so that nothing flickers between two keys.  A term that cannot be understood
+is left out, and what is wrong with it said.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from easytier_cli import filters
 
@@ -14,9 +14,28 @@ MAX_LENGTH: Final = 200
 """Characters of a filter; what is beyond is cut."""
 
 
-def parse(text: str) -> filters.Predicate:
-    """The filter as a question about one flow.  Raises ValueError."""
-    return filters.parse(" ".join(word for word in text[:MAX_LENGTH].split() if not _is_unfinished(word)))
+class Filter(NamedTuple):
+    """What was typed: the terms that hold, as text and as a question about one flow, and what is wrong with the first other."""
+
+    text: str
+    accepts: filters.Predicate
+    error: str
+
+
+def parse(text: str) -> Filter:
+    """The filter, as far as it can be understood."""
+    terms, error = [], ""
+    for term in text[:MAX_LENGTH].split():
+        if _is_unfinished(term):
+            continue
+        try:
+            filters.parse(term)
+        except ValueError as wrong:
+            error = error or str(wrong)
+        else:
+            terms.append(term)
+    held = " ".join(terms)
+    return Filter(held, filters.parse(held), error)
 
 
 def _is_unfinished(word: str) -> bool:

@@ -21,27 +21,27 @@ class FlowView:
 
     def __init__(self) -> None:
         self.filter_text = ""
-        self.error = ""
-        """Why the filter cannot be understood; then the last good one holds."""
         self.column: Column[FlowState] = columns.FLOW["age"]
         self.descending = True
         self.shows_ended = True
-        self.held_text = ""
-        """The last good filter, which selects the rows."""
-        self._accepts = filters.parse("")
+        self._filter = filters.parse("")
         self._ranks: dict[str, int] = {}
         self._ordered_at = float("-inf")
 
     def filter(self, text: str) -> None:
         """Take a filter as it is typed."""
         self.filter_text = text.strip()
-        self.error = ""
-        try:
-            self._accepts = filters.parse(text)
-        except ValueError as error:
-            self.error = str(error)
-        else:
-            self.held_text = self.filter_text
+        self._filter = filters.parse(text)
+
+    @property
+    def held_text(self) -> str:
+        """The terms of the filter that can be understood, which select the rows."""
+        return self._filter.text
+
+    @property
+    def error(self) -> str:
+        """What is wrong with the other terms; "" if there are none."""
+        return self._filter.error
 
     def sort(self, name: str, descending: bool | None = None) -> None:
         """By this column; asked for twice, the other way round."""
@@ -64,7 +64,7 @@ class FlowView:
         flows = model.flows
         shown = list(flows) if self.shows_ended else [key for key, state in flows.items() if state.ended_at is None]
         if self.held_text:
-            accepts = self._accepts
+            accepts = self._filter.accepts
             shown = [key for key in shown if accepts(flows[key].record)]
         order = self.column.order
         if self.column.name not in _RESTLESS:

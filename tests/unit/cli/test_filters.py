@@ -73,7 +73,7 @@ def test_ipv6_is_found_too(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("trnsport:kcp", "did you mean transport:"),
+        ("trnsport:kcp", 'did you mean "transport:"?'),
         ("colour:red", "there are transport, state"),
         ("port:http", "not a port"),
         ("port:99999", "not a port"),
@@ -81,7 +81,7 @@ def test_ipv6_is_found_too(text: str) -> None:
         ("dst:rubbish", "not an address"),
         ("-src:10.144.0.300", "not an address"),
         ("cidr:10.1.2.3.4", "not an address"),
-        ("state:conected", "did you mean connected"),
+        ("state:conected", 'did you mean "connected"?'),
         ("state:connected,x", "there are seen, connecting"),
         ("direction:up", "there are outbound"),
         ("state:", "state: what?"),
