@@ -86,7 +86,8 @@ HEADER = b'{"format": "easytier-tui", "version": 1}\n'
     ("content", "word"),
     [
         (b"", "no recording"),
-        (b"GIF89a", "line 1"),
+        (b"GIF89a", "no recording"),
+        (b"[\n 1,\n 2\n]\n", "no recording"),
         (b'{"format": "other", "version": 1}\n', "no recording"),
         (b'{"format": "easytier-tui", "version": 9}\n', "version 9"),
         (HEADER, "no updates"),
@@ -187,7 +188,11 @@ def test_a_flow_with_its_events() -> None:
     for note in scene.NOTES:
         state.note(note)
     assert [event["text"] for event in json.loads(export.flow(state, ".json"))["events"]] == ["seen", "connected"]
-    assert [row["event"] for row in csv.DictReader(export.flow(state, ".csv").splitlines())] == ["seen", "connected"]
+    rows = list(csv.DictReader(export.flow(state, ".csv").splitlines()))
+    assert [row["event"] for row in rows] == ["seen", "connected"]
+    assert {(row["source"], row["destination"], row["sent"]) for row in rows} == {("10.144.0.1:51838", "10.144.0.2:22", "4810000000")}
+    (row,) = csv.DictReader(export.flow(FlowState(scene.SSH, NOW), ".csv").splitlines())
+    assert (row["peer"], row["event"]) == ("b", "")
 
 
 def test_where_not_to_write(tmp_path: Path) -> None:

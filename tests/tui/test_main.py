@@ -69,7 +69,7 @@ def test_what_is_no_recording_is_said_before_the_screen_changes(tmp_path: Path) 
         check=False,
     )
     assert run.returncode == 1
-    assert "line 1" in run.stdout
+    assert "is no recording" in run.stdout
     assert "\x1b[?1049h" not in run.stdout
 
 

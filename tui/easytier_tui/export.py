@@ -36,14 +36,16 @@ def table(flows: Iterable[FlowState], suffix: str) -> str:
 
 
 def flow(state: FlowState, suffix: str) -> str:
-    """One flow with its events; CSV has one line for each event."""
+    """One flow with its events; CSV has one line for each event, or one line without, and all that is known of the flow in each."""
     if suffix == ".json":
         events = [{"at": note.at, "text": note.text} for note in state.notes]
         return to_json(asdict(state.record) | {"events": events})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("key", "at", "event"))
-    writer.writerows((state.record.key, note.at, _cell(note.text)) for note in state.notes)
+    writer.writerow((*_FIELDS, "at", "event"))
+    known = [_cell(getattr(state.record, name)) for name in _FIELDS]
+    events = [(note.at, _cell(note.text)) for note in state.notes] or [("", "")]
+    writer.writerows([*known, *event] for event in events)
     return text.getvalue()
 
 

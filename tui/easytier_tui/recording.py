@@ -110,7 +110,11 @@ class ReplayFeed:
         except OSError as error:
             raise RecordingError(f"cannot read {path}: {error.strerror or error}") from None
         try:
-            header = self._read(Header)
+            try:
+                header = self._read(Header)
+            except RecordingError:
+                # Of a file of another kind it says nothing what is wrong with its first line.
+                header = None
             if header is None or header.format != FORMAT:
                 raise RecordingError(f"{path} is no recording of easytier-tui")
             if header.version != VERSION:
