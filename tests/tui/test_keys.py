@@ -97,7 +97,7 @@ async def filtering(stage: Stage, pilot: Pilot[Any]) -> None:
     await until_shown(pilot, '0 of 5 flows match "transport:tcp port:9999"')
     await pilot.press(*["backspace"] * 10, *" prot:1")
     await until_shown(pilot, "no field prot")
-    assert "did you mean port:" in stage.text
+    assert 'did you mean "port:"?' in stage.text
     await pilot.press(*["backspace"] * 7, "enter")
     assert stage.listing().has_focus
     await until_shown(pilot, "2 of 5")
@@ -297,8 +297,12 @@ async def helping(stage: Stage, pilot: Pilot[Any]) -> None:
     await pilot.press("question_mark")
     await until(pilot, lambda: isinstance(stage.program.screen, HelpScreen))
     await until_shown(pilot, "type a filter")
+    await pilot.press("end")
+    await until_shown(pilot, "A dash stands for")
     await pilot.press("escape")
     await until(pilot, lambda: isinstance(stage.program.screen, MonitorScreen))
+    await pilot.press("question_mark")
+    await until_shown(pilot, "type a filter")
 
 
 @presses("q")
@@ -369,7 +373,9 @@ async def test_key(key: str, tmp_path: Path) -> None:
 
 
 def test_footer_fits_80_columns() -> None:
-    for keys in ((*bindings.TABLE, *bindings.MAIN, *bindings.ROW, *bindings.ANYWHERE), (*bindings.DETAIL, *bindings.ROW)):
+    on_main = (*bindings.TABLE, *bindings.MAIN, bindings.EXPORT, *bindings.ANYWHERE)
+    on_pages = (*bindings.DETAIL, *bindings.ROW, *bindings.ANYWHERE)
+    for keys in (on_main, on_pages):
         assert sum(len(key.shown) + len(key.label) + 2 for key in keys if key.label) <= 80
 
 
@@ -447,11 +453,14 @@ async def test_a_wrong_filter_says_what_is_shown_instead(tmp_path: Path) -> None
     async with stage.program.run_test(size=(120, 40)) as pilot:
         await until_shown(pilot, "5 of 5")
         await pilot.press("slash", *"port:abc")
-        await until_shown(pilot, "not valid, shown: port: · port:abc is not a port")
+        await until_shown(pilot, "not valid, shown: all · port:abc is not a port")
         assert len(stage.listing().keys) == 5
-        await pilot.press(*["backspace"] * 8, *"foo:bar")
+        await pilot.press(*["backspace"] * 8, *"peer:b foo:bar")
+        await until_shown(pilot, "not valid, shown: peer:b · no field foo")
+        assert len(stage.listing().keys) == 3, "not those of peer:b foo, which was valid on the way"
+        await pilot.press(*["backspace"] * 8, *" zzz foo:bar")
         await until_shown(pilot, "The filter is not valid: no field foo")
-        assert 'nothing matches "foo"' in stage.text
+        assert 'nothing matches "peer:b zzz"' in stage.text
         assert "0 of" not in stage.text
 
 

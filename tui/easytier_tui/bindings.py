@@ -42,11 +42,9 @@ MAIN: Final = (
     Key("r", "r", "retry", "", "ask a daemon that is away again, now"),
 )
 COPY: Final = Key("y", "y", "app.copy", "", "copy the row, or what the page says, to the clipboard")
-ROW: Final = (
-    COPY,
-    Key("e", "e", "app.export", "Export", "write the table, or the flow, to a JSON or CSV file"),
-    Key("x", "x", "app.close_flow", "", "close the flow, after a question; at nodes of this project"),
-)
+EXPORT: Final = Key("e", "e", "app.export", "Export", "write the table, or the flow, to a JSON or CSV file")
+CLOSE: Final = Key("x", "x", "app.close_flow", "Close", "close the flow, after a question; at nodes of this project")
+ROW: Final = (COPY, EXPORT, CLOSE)
 ANYWHERE: Final = (
     Key("i", "i", "picture", "", "write a picture of the screen (SVG)"),
     Key("R", "R", "record", "", "record the session to a file, or stop it"),

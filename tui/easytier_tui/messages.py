@@ -89,7 +89,7 @@ def empty(session: Session) -> Sequence[str]:
     if model.node is None:
         return [f"Asking {session.feed.address} ..."] if model.link.kind == "connecting" else []
     if view.error and model.flows:
-        none = f'; nothing matches "{view.held_text}", what was typed before' if view.held_text else ""
+        none = f'; nothing matches "{view.held_text}"' if view.held_text else ""
         return [f"The filter is not valid: {view.error}{none}", "esc clears the filter"]
     if view.filter_text and model.flows:
         return [f'0 of {plural(len(model.flows), "flow")} match "{view.filter_text}"', "esc clears the filter"]
@@ -126,7 +126,7 @@ def status(session: Session, shown: int, *, small: bool) -> str:
     if session.recorder is not None:
         parts.append("recording")
     if small:
-        return " · ".join([*parts, "80x24 shows more"])
+        return " · ".join(parts) or "80x24 shows more"
     if model.missed:
         parts.append(f"missed {words.count(model.missed)} events")
     if model.unwatched + model.untold:

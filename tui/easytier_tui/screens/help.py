@@ -57,3 +57,7 @@ class HelpScreen(ModalScreen[None]):
             box.border_title = "Help"
             box.border_subtitle = "esc: back"
             yield Static("\n".join(lines()), markup=False)
+
+    def on_screen_resume(self) -> None:
+        # It is the same one each time.
+        self.query_one("#help", VerticalScroll).scroll_home(animate=False)

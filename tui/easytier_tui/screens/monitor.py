@@ -72,7 +72,7 @@ class MonitorScreen(LiveScreen):
         yield Listing(id="flows")
         yield Static(id="peers-title", markup=False)
         yield Listing(id="peers")
-        yield KeyLine((*bindings.TABLE, *bindings.MAIN, *bindings.ROW, *bindings.ANYWHERE))
+        yield KeyLine((*bindings.TABLE, *bindings.MAIN, bindings.EXPORT, *bindings.ANYWHERE))
 
     @property
     def session(self) -> Session:
