@@ -190,7 +190,9 @@ def test_a_flow_with_its_events() -> None:
     assert [event["text"] for event in json.loads(export.flow(state, ".json"))["events"]] == ["seen", "connected"]
     rows = list(csv.DictReader(export.flow(state, ".csv").splitlines()))
     assert [row["event"] for row in rows] == ["seen", "connected"]
-    assert {(row["source"], row["destination"], row["sent"]) for row in rows} == {("10.144.0.1:51838", "10.144.0.2:22", "4810000000")}
+    assert {(row["source"], row["destination"], row["sent"]) for row in rows} == {
+        ("10.144.0.1:51838", "10.144.0.2:22", "4810000000")
+    }
     (row,) = csv.DictReader(export.flow(FlowState(scene.SSH, NOW), ".csv").splitlines())
     assert (row["peer"], row["event"]) == ("b", "")
 

@@ -36,7 +36,7 @@ def table(flows: Iterable[FlowState], suffix: str) -> str:
 
 
 def flow(state: FlowState, suffix: str) -> str:
-    """One flow with its events; CSV has one line for each event, or one line without, and all that is known of the flow in each."""
+    """One flow with its events; CSV has a line for each event, one without any, and in each all that is known of the flow."""
     if suffix == ".json":
         events = [{"at": note.at, "text": note.text} for note in state.notes]
         return to_json(asdict(state.record) | {"events": events})

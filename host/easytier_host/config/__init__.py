@@ -10,7 +10,8 @@
 ```
 
 Stock's files and options are taken as they are.  What this node does not do is accepted with a warning; what nobody knows is an
-error that names the place and the nearest known name.  `reference` prints the schema as `docs/configuration.md`.
+error that names the place and the nearest known name.  `reference` prints the schema as `docs/configuration.md`, and
+`writer` a `Config` as a file.
 """
 
 from easytier_host.config.errors import ConfigError

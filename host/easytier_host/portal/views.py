@@ -1,6 +1,6 @@
 """A node as the messages of its portal show it (wire specification, CLI portal 10.4).  Reads the node, changes nothing.
 
-No secret leaves by here: of the configuration only named fields are told, never the network's secret nor options of plugins.
+No secret leaves by here: what is told of the configuration is for `config/writer.py` to decide.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 import anyio
 
+from easytier_host.config.writer import as_toml
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from easytier_host.peer_conn import PeerConn
 from easytier_host.route_records import PeerRecord, encode_ipv6_inet
@@ -66,33 +67,10 @@ def node_info(node: Node) -> portal_pb2.NodeInfo:
         stun_info=common_pb2.StunInfo(),
         inst_id=str(config.instance_id),
         listeners=node.listeners,
-        config=config_text(node),
+        config=as_toml(config),
         version=EASYTIER_VERSION,
         feature_flag=node.own_record.feature_flag,
     )
-
-
-def config_text(node: Node) -> str:
-    """The configuration as TOML, without secrets and without what has its default."""
-    config, default = node.config, type(node.config.flags)()
-    lines = [f"instance_name = {_quoted(config.instance_name)}", f"instance_id = {_quoted(str(config.instance_id))}"]
-    lines.append(f"hostname = {_quoted(config.hostname)}")
-    lines += [f"{key} = {_quoted(str(value))}" for key, value in (("ipv4", config.ipv4), ("ipv6", config.ipv6)) if value]
-    lines.append(f"listeners = [{', '.join(map(_quoted, config.listeners))}]")
-    lines += ["", "[network_identity]", f"network_name = {_quoted(config.network_name)}"]
-    for url in config.peers:
-        lines += ["", "[[peer]]", f"uri = {_quoted(url)}"]
-    for network in config.proxy_networks:
-        lines += ["", "[[proxy_network]]", f"cidr = {_quoted(str(network.cidr))}"]
-        if network.mapped_cidr is not None:
-            lines.append(f"mapped_cidr = {_quoted(str(network.mapped_cidr))}")
-    lines += ["", "[flags]"]
-    for name in type(config.flags).__dataclass_fields__:
-        value = getattr(config.flags, name)
-        if value != getattr(default, name):
-            # JSON writes booleans, integers and strings as TOML does.
-            lines.append(f"{name} = {_quoted(value) if isinstance(value, str) else json.dumps(value)}")
-    return "\n".join(lines) + "\n"
 
 
 def peer_infos(node: Node) -> Iterator[portal_pb2.PeerInfo]:
@@ -262,10 +240,6 @@ def _is_url(conn: PeerConn) -> bool:
     except TunnelError:
         return False
     return True
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(clean(text), ensure_ascii=False)
 
 
 def clean(text: str) -> str:
