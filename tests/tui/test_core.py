@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,7 +124,7 @@ def test_a_peak_between_two_columns_is_seen_and_stays_where_it_is() -> None:
     pictures = [history.resample("retransmitted", NOW + end, SPAN / 37, 37) for end in range(31, 120)]
     assert all([each for each in picture if each] == [pytest.approx(1.6)] for picture in pictures)
     places = [picture.index(max(filter(None, picture))) for picture in pictures]
-    assert all(0 <= before - after <= 1 for before, after in zip(places, places[1:], strict=False)), "to the left alone"
+    assert all(0 <= before - after <= 1 for before, after in itertools.pairwise(places)), "to the left alone"
     assert places[-1] < places[0]
 
 
