@@ -38,11 +38,15 @@ _NOBODY: Final[frozenset[int]] = frozenset()
 
 
 class Path(NamedTuple):
-    """The way to a peer: the neighbour it begins with, its length, and the sum of the latencies known or assumed."""
+    """The way to a peer: the neighbour it begins with, its length, and the sum of the latencies known or assumed.
+
+    `is_measured`: none of them is assumed.
+    """
 
     next_hop: int
     hops: int
     latency_ms: int
+    is_measured: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ def _search(
         if looked_at >= STEP_EDGES:
             looked_at = 0
             yield
-        next_hop, hops, latency_so_far = paths[peer_id]
+        next_hop, hops, latency_so_far, is_measured = paths[peer_id]
         step = cost + hop_unit + (_AVOIDED if peer_id in avoid_relay else 0)
         for other in graph[peer_id] - settled:
             best = costs.get(other)
@@ -132,21 +136,24 @@ def _search(
                 continue
             # Nearly all of the time is spent here: no call where the answer is at hand.
             latency = latencies.get((peer_id, other), -1)
+            is_known = is_measured
             if not 0 <= latency <= MAX_LATENCY_MS:
-                latency = _latency(latencies, peer_id, other)
+                latency, is_known = _latency(latencies, peer_id, other)
+                is_known = is_known and is_measured
             total = step + latency * latency_unit
             if best is None or total < best:
                 costs[other] = total
-                paths[other] = Path(next_hop if hops else other, hops + 1, latency_so_far + latency)
+                paths[other] = Path(next_hop if hops else other, hops + 1, latency_so_far + latency, is_known)
                 heapq.heappush(heap, (total, other))
     del paths[own_id]
     for neighbour in graph[own_id]:
-        paths[neighbour] = Path(neighbour, 1, _latency(latencies, own_id, neighbour))
+        paths[neighbour] = Path(neighbour, 1, *_latency(latencies, own_id, neighbour))
     return paths
 
 
-def _latency(latencies: Mapping[tuple[int, int], int], from_peer: int, to_peer: int) -> int:
-    latency = latencies.get((from_peer, to_peer))
+def _latency(latencies: Mapping[tuple[int, int], int], from_peer: int, to_peer: int) -> tuple[int, bool]:
+    """Milliseconds, and whether somebody measured them."""
+    latency = latencies.get((from_peer, to_peer), latencies.get((to_peer, from_peer)))
     if latency is None:
-        latency = latencies.get((to_peer, from_peer), UNKNOWN_LATENCY_MS)
-    return min(max(latency, 0), MAX_LATENCY_MS)
+        return UNKNOWN_LATENCY_MS, False
+    return min(max(latency, 0), MAX_LATENCY_MS), True

@@ -210,6 +210,23 @@ def test_any_message_becomes_harmless_records(
 
 
 @pytest.mark.parametrize(
+    ("hops", "told_ms", "pinged_us", "latency"),
+    [(1, 0, 290, 0.00029), (1, 0, 0, None), (2, 63, None, 0.063), (2, 0, None, None)],
+)
+def test_a_latency_that_nobody_measured_is_unknown(
+    hops: int, told_ms: int, pinged_us: int | None, latency: float | None
+) -> None:
+    route = portal_pb2.Route(peer_id=2, cost=hops, path_latency_latency_first=told_ms)
+    infos = []
+    if pinged_us is not None:
+        conn = portal_pb2.PeerConnInfo(conn_id="c", stats=portal_pb2.PeerConnStats(latency_us=pinged_us))
+        infos.append(portal_pb2.PeerInfo(peer_id=2, conns=[conn]))
+    (peer,) = decode.peers([route], infos)
+    assert peer.path_latency == latency
+    assert [each.latency for each in peer.connections] == ([] if pinged_us is None else [latency])
+
+
+@pytest.mark.parametrize(
     ("version", "kcp_input", "why"),
     [
         ("2.6.4-81487c36", True, ""),

@@ -142,7 +142,7 @@ _PEER_COLUMNS: Final[tuple[Column[PeerState], ...]] = (
         "Latency",
         7,
         lambda p, _: words.duration(p.record.path_latency),
-        lambda p: p.record.path_latency,
+        lambda p: _number(p.record.path_latency),
         True,
         True,
     ),

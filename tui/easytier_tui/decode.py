@@ -61,7 +61,8 @@ def _peer(route: portal_pb2.Route, by_id: dict[int, portal_pb2.Route], connectio
         version=short_version(route.version),
         hops=route.cost,
         next_hop=_name(route.next_hop_peer_id, by_id),
-        path_latency=used.latency if used is not None and route.cost == 1 else max(0, latency_ms) / 1000,
+        # What is measured has at least 1 ms a hop.
+        path_latency=used.latency if used is not None and route.cost == 1 else latency_ms / 1000 if latency_ms > 0 else None,
         next_hop_by_latency=_name(route.next_hop_peer_id_latency_first or route.next_hop_peer_id, by_id),
         networks=tuple(clean(cidr) for cidr in route.proxy_cidrs[:64]),
         kcp=why_no_kcp(route, by_id.get(route.next_hop_peer_id)),
@@ -90,7 +91,7 @@ def _connections(info: portal_pb2.PeerInfo) -> tuple[ConnectionRecord, ...]:
         ConnectionRecord(
             tunnel=clean(conn.tunnel.tunnel_type),
             remote=clean(conn.tunnel.remote_addr.url),
-            latency=conn.stats.latency_us / 1e6,
+            latency=conn.stats.latency_us / 1e6 or None,
             loss=min(1.0, max(0.0, conn.loss_rate)),
             sent=conn.stats.tx_bytes,
             received=conn.stats.rx_bytes,

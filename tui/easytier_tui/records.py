@@ -49,7 +49,8 @@ class ConnectionRecord(Struct, frozen=True, omit_defaults=True):
     tunnel: str
     """The kind: udp, tcp."""
     remote: str
-    latency: float
+    latency: float | None
+    """None: not measured yet."""
     loss: float
     """Share of pings lost, 0 to 1."""
     sent: int
@@ -67,7 +68,8 @@ class PeerRecord(Struct, frozen=True, omit_defaults=True):
     hops: int
     next_hop: str
     """Host name of the neighbour that gets our packets for it; its own where it is one."""
-    path_latency: float
+    path_latency: float | None
+    """None: not measured yet."""
     next_hop_by_latency: str
     networks: tuple[str, ...]
     """Subnets that it offers."""

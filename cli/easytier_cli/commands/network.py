@@ -15,6 +15,9 @@ from easytier_host.rpc.client import PortalClient, common_pb2, portal_pb2
 PUBLIC_SERVER = "PublicServer_"
 """Host names of shared servers begin with this; they are listed first."""
 
+NOTHING = "-"
+"""Where nothing is measured."""
+
 OURS = "-py"
 """In the version of each node of this project."""
 
@@ -61,9 +64,9 @@ class Node:
 
     @property
     def latency_ms(self) -> float | None:
-        """Of the connection that is used, else the least; None if it is no neighbour."""
+        """Of the connection that is used, else the least; None if it is no neighbour, or was not measured yet."""
         conn = self.connection
-        return None if conn is None else conn.stats.latency_us / 1000
+        return None if conn is None else (conn.stats.latency_us / 1000 or None)
 
     @property
     def connection(self) -> portal_pb2.PeerConnInfo | None:
@@ -106,26 +109,22 @@ def peer(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, o
     ]
     objects += [_peer_object(node) for node in nodes]
     rows = [[each[key] for key in PEER_COLUMNS.values()] for each in objects]
-    loss = list(PEER_COLUMNS).index("loss")
-    for row, node in zip(rows[1:], nodes, strict=True):
-        # Stock writes 0.0% where nothing is measured, and so does our JSON.
-        if node.connection is None:
-            row[loss] = "-"
     return Report(objects, list(PEER_COLUMNS), rows, output.without("version", "NAT", "tunnel", "rx", "tx", "cost"))
 
 
 def _peer_object(node: Node) -> dict[str, Any]:
     route, conns = node.route, list(node.peer.conns) if node.peer is not None else []
-    direct = node.latency_ms if route.cost == 1 else None
-    latency = float(route.path_latency_latency_first) if direct is None else direct
     conn = node.connection
+    is_direct = route.cost == 1 and conn is not None
+    latency = node.latency_ms if is_direct else float(route.path_latency_latency_first)
     return {
         "cidr": node.address,
         "ipv4": node.address.partition("/")[0],
         "hostname": route.hostname,
         "cost": "p2p" if route.cost == 1 else f"relay({route.cost})",
-        "lat_ms": f"{latency:.2f}",
-        "loss_rate": f"{100 * (0.0 if conn is None else conn.loss_rate):.1f}%",
+        # Stock writes 0.00 and 0.0% where nothing is measured.
+        "lat_ms": f"{latency:.2f}" if latency else NOTHING,
+        "loss_rate": NOTHING if conn is None else f"{100 * conn.loss_rate:.1f}%",
         "rx_bytes": output.decimal_bytes(sum(each.stats.rx_bytes for each in conns)),
         "tx_bytes": output.decimal_bytes(sum(each.stats.tx_bytes for each in conns)),
         "tunnel_proto": ",".join(sorted({each.tunnel.tunnel_type for each in conns})),
@@ -150,7 +149,9 @@ def route(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, 
         *(each for node in nodes if (each := _route_object(node, nodes)) is not None),
     ]
     rows = [[_number(each[key]) for key in ROUTE_KEYS] for each in objects]
-    return Report(objects, ROUTE_KEYS, rows, ROUTE_NARROWING)
+    # Programs get the numbers that they expect.
+    data = [{key: 0 if value is None else value for key, value in each.items()} for each in objects]
+    return Report(data, ROUTE_KEYS, rows, ROUTE_NARROWING)
 
 
 def _own_route(own: portal_pb2.NodeInfo) -> Sequence[object]:
@@ -170,16 +171,19 @@ def _route_object(node: Node, nodes: Sequence[Node]) -> dict[str, Any] | None:
     cells = (
         *(node.address, route.hostname, ", ".join(route.proxy_cidrs)),
         *(("DIRECT", "DIRECT") if route.cost == 1 else (hop.address, hop.route.hostname)),
-        *(hop.latency_ms or 0.0, route.cost, _path_latency(route.cost, route.path_latency, hop)),
+        *(hop.latency_ms, route.cost, _path_latency(route.cost, route.path_latency, hop)),
         *(("DIRECT", "DIRECT") if quick_cost == 1 else (quick.address, quick.route.hostname)),
         *(quick_cost, _path_latency(quick_cost, route.path_latency_latency_first, quick), route.version or "unknown"),
     )
     return dict(zip(ROUTE_KEYS, cells, strict=True))
 
 
-def _path_latency(cost: int, told_ms: int, hop: Node) -> int:
-    """Milliseconds.  What is measured on a direct connection is better than what the routes say of it."""
-    return int(hop.latency_ms) if cost == 1 and hop.latency_ms is not None else told_ms
+def _path_latency(cost: int, told_ms: int, hop: Node) -> int | None:
+    """Milliseconds.  What is measured on a direct connection is better than what the routes say of it.
+
+    None if nobody measured: what is has at least 1 ms a hop.
+    """
+    return int(hop.latency_ms) if cost == 1 and hop.latency_ms is not None else told_ms or None
 
 
 def _raw(nodes: Sequence[Node]) -> list[dict[str, Any]]:
@@ -189,6 +193,8 @@ def _raw(nodes: Sequence[Node]) -> list[dict[str, Any]]:
 
 
 def _number(value: object) -> str:
+    if value is None:
+        return NOTHING
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 

@@ -99,7 +99,8 @@ def routes(node: Node) -> Iterator[portal_pb2.Route]:
             peer_id=record.peer_id,
             next_hop_peer_id=hops.next_hop,
             cost=hops.hops,
-            path_latency=hops.latency_ms,
+            # A measured one has at least 1 ms a hop; 0 is told where stock would count what it assumes.
+            path_latency=hops.latency_ms if hops.is_measured else 0,
             proxy_cidrs=map(str, record.proxy_cidrs),
             hostname=record.hostname,
             stun_info=_stun_info(record),
@@ -108,7 +109,7 @@ def routes(node: Node) -> Iterator[portal_pb2.Route]:
             feature_flag=record.feature_flag,
             next_hop_peer_id_latency_first=cost.next_hop,
             cost_latency_first=cost.hops,
-            path_latency_latency_first=cost.latency_ms,
+            path_latency_latency_first=cost.latency_ms if cost.is_measured else 0,
         )
         if record.ipv4 is not None:
             route.ipv4_addr.CopyFrom(_ipv4_inet(record.ipv4))

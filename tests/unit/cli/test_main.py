@@ -17,7 +17,7 @@ import pytest
 from easytier_cli.main import main
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from tests.unit.cli import replay
-from tests.unit.cli.nodes import FLOW, MODULE, answer, node, on_terminal, refusal, route, run
+from tests.unit.cli.nodes import FLOW, MODULE, answer, node, on_terminal, refusal, route, rows, run
 
 # How it ends
 
@@ -218,21 +218,42 @@ def test_one_network_that_fails_does_not_hide_the_other(capsys: pytest.CaptureFi
 
 
 def test_what_is_not_measured_of_a_peer_is_not_shown_as_good(capsys: pytest.CaptureFixture[str]) -> None:
-    """A peer behind a relay has no loss of its own, and a node of this project does not look for its NAT."""
+    """A peer behind a relay has no loss of its own, and a node of this project does not look for its NAT.
+
+    Until somebody has measured all of the way there, its latency is told as 0.
+    """
     ours, stocks = route(2), route(3)
     ours.version = "2.6.4-py0.1.0"
+    stocks.path_latency_latency_first = 0
     for each in (ours, stocks):
         each.stun_info.udp_nat_type = common_pb2.Symmetric
     assert run(node(routes=(ours, stocks)), "peer") == 0
     heading, _, _, *others = capsys.readouterr().out.splitlines()
     cells = [dict(zip(heading.split("|"), line.split("|"), strict=True)) for line in others]
     told = [{name.strip(): cell.strip() for name, cell in row.items()} for row in cells]
-    assert [(each["hostname"], each["loss"], each["NAT"]) for each in told] == [
-        ("n2", "-", "Unknown"),
-        ("n3", "-", "Symmetric"),
+    assert [(each["hostname"], each["lat(ms)"], each["loss"], each["NAT"]) for each in told] == [
+        ("n2", "14.00", "-", "Unknown"),
+        ("n3", "-", "-", "Symmetric"),
     ]
-    assert run(node(routes=(ours,)), "peer -o json") == 0
-    assert json.loads(capsys.readouterr().out)[1]["loss_rate"] == "0.0%"
+    assert run(node(routes=(ours, stocks)), "peer -o json") == 0
+    measures = [(each["lat_ms"], each["loss_rate"]) for each in json.loads(capsys.readouterr().out)[1:]]
+    assert measures == [("14.00", "-"), ("-", "-")]
+    assert run(node(routes=(ours, stocks)), "route") == 0
+    assert [row[6:8] + row[11:12] for row in rows(capsys.readouterr().out)[1:]] == [["1", "-", "14"], ["2", "-", "-"]]
+    assert run(node(routes=(ours, stocks)), "route -o json") == 0
+    assert [each["path_latency_lat_first"] for each in json.loads(capsys.readouterr().out)[1:]] == [14, 0]
+
+
+def test_a_neighbour_that_was_not_pinged_yet_has_no_latency(capsys: pytest.CaptureFixture[str]) -> None:
+    conn = portal_pb2.PeerConnInfo(conn_id="c", stats=portal_pb2.PeerConnStats(latency_us=0))
+    infos = portal_pb2.ListPeerResponse(peer_infos=[portal_pb2.PeerInfo(peer_id=2, conns=[conn])])
+    known = node(routes=(route(2),)) | {("", "PeerManageRpc", 1): answer(infos)}
+    assert run(known, "peer") == 0
+    assert rows(capsys.readouterr().out)[1][3:5] == ["-", "0.0%"]
+    conn.stats.latency_us = 290
+    infos.peer_infos[0].conns[0].CopyFrom(conn)
+    assert run(known | {("", "PeerManageRpc", 1): answer(infos)}, "peer") == 0
+    assert rows(capsys.readouterr().out)[1][3:5] == ["0.29", "0.0%"]
 
 
 def test_several_instances_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:

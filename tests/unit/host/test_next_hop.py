@@ -29,9 +29,9 @@ def paths(graph: Graph, *, avoid: Iterable[int] = (), latencies: dict[tuple[int,
 def test_a_line_goes_through_its_first_node() -> None:
     result = paths(both_ways((1, 2), (2, 3), (3, 4)))
     assert result.least_hops == {
-        2: Path(2, 1, UNKNOWN_LATENCY_MS),
-        3: Path(2, 2, 2 * UNKNOWN_LATENCY_MS),
-        4: Path(2, 3, 3 * UNKNOWN_LATENCY_MS),
+        2: Path(2, 1, UNKNOWN_LATENCY_MS, False),
+        3: Path(2, 2, 2 * UNKNOWN_LATENCY_MS, False),
+        4: Path(2, 3, 3 * UNKNOWN_LATENCY_MS, False),
     }
     assert result.least_cost == result.least_hops
 
@@ -61,6 +61,12 @@ def test_latency_known_in_the_other_direction_counts() -> None:
     assert paths(both_ways((1, 2)), latencies={(2, 1): 7}).least_cost[2].latency_ms == 7
 
 
+def test_of_a_path_one_part_of_which_nobody_measured_that_is_known() -> None:
+    result = paths(both_ways((1, 2), (2, 3), (3, 4)), latencies={(1, 2): 3, (3, 4): 4})
+    assert [result.least_cost[peer_id].is_measured for peer_id in (2, 3, 4)] == [True, False, False]
+    assert result.least_hops == result.least_cost
+
+
 @pytest.mark.parametrize(("reported", "taken"), [(-5, 0), (0, 0), (2**31 - 1, 60_000)])
 def test_absurd_latencies_are_bounded(reported: int, taken: int) -> None:
     assert paths(both_ways((1, 2)), latencies={(1, 2): reported}).least_cost[2].latency_ms == taken
@@ -70,13 +76,13 @@ def test_unwilling_transit_comes_last() -> None:
     graph = both_ways((1, 2), (2, 6), (1, 3), (3, 4), (4, 5), (5, 6))
     assert paths(graph).least_hops[6].next_hop == 2
     result = paths(graph, avoid={2}, latencies={(1, 2): 1, (2, 6): 1})
-    assert result.least_hops[6] == Path(3, 4, 2000)
-    assert result.least_cost[6] == Path(3, 4, 2000)
+    assert result.least_hops[6] == Path(3, 4, 2000, False)
+    assert result.least_cost[6] == Path(3, 4, 2000, False)
 
 
 def test_unwilling_transit_is_used_where_nothing_else_leads() -> None:
     result = paths(both_ways((1, 2), (2, 3)), avoid={2, ME})
-    assert result.least_hops[3] == Path(2, 2, 2 * UNKNOWN_LATENCY_MS)
+    assert result.least_hops[3] == Path(2, 2, 2 * UNKNOWN_LATENCY_MS, False)
 
 
 def test_fewest_unwilling_transits_win() -> None:

@@ -17,6 +17,8 @@ from easytier_hooks.errors import DialRefused
 from easytier_hooks.types import Capability, Closed, Connected, Counters, Failed, HalfClosed, Selection
 from easytier_host.config.model import Flags
 from easytier_host.dial import dial_target
+from easytier_host.instance import Node
+from easytier_host.next_hop import NextHops, Path
 from easytier_host.pb import common_pb2, peer_rpc_pb2, portal_own_pb2, portal_pb2
 from easytier_host.pipe import pipe
 from easytier_host.portal import own_service
@@ -54,6 +56,14 @@ async def test_peers_routes_and_connectors_agree_with_the_node() -> None:
 
 def words(message: common_pb2.UUID) -> tuple[int, int, int, int]:
     return message.part1, message.part2, message.part3, message.part4
+
+
+async def test_a_latency_that_is_assumed_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with two_nodes() as (a, b), portal_of(b) as portal:
+        assumed, measured = Path(7, 2, 500 + 3, is_measured=False), Path(7, 3, 1003)
+        monkeypatch.setattr(Node, "paths", lambda _: NextHops({a.peer_id: assumed}, {a.peer_id: measured}))
+        (route,) = await ask(portal, lambda client: client.routes())
+        assert (route.cost, route.path_latency, route.path_latency_latency_first) == (2, 0, 1003)
 
 
 async def test_a_peer_that_is_not_there_is_still_being_connected() -> None:
