@@ -48,7 +48,7 @@ class RelayError(Exception):
         if isinstance(cause, ConnectionResetError):
             super().__init__(f"reset by the {side}")
         else:
-            super().__init__(f"the {side} side broke: {str(cause) or type(cause).__name__}")
+            super().__init__(f"the {side} side broke{_why(cause)}")
         self.side: Side = side
         self.is_reset = isinstance(cause, ConnectionResetError)
 
@@ -96,7 +96,8 @@ async def carry(source: TcpConnection, destination: TcpConnection, report: Repor
         else:
             end = Failed(_reason_of(broken) or str(error))
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, OSError) as errors:
-        end = Failed(f"did not close: {_only(errors)!r}")
+        error = _only(errors)
+        end = Failed("did not close in time" if isinstance(error, TimeoutError) else f"did not close{_why(error)}")
     except* Exception:
         logger.exception("a connection failed in a way that it may not")
         end = Failed("one of its connections failed, see the log")
@@ -167,6 +168,12 @@ async def _drop(stream: TcpConnection) -> None:
             await stream.aclose()
     except Exception:
         logger.exception("a connection failed to end")
+
+
+def _why(cause: BaseException) -> str:
+    """What an error says of itself, as a clause for the user; the names of its kind are for programs."""
+    text = (isinstance(cause, OSError) and cause.strerror) or str(cause)
+    return f": {text}" if text else ""
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
