@@ -25,8 +25,9 @@ MODULE = [sys.executable, "-m", "easytier_tui.main"]
 def test_endpoints() -> None:
     assert endpoint("127.0.0.1:15888") == ("127.0.0.1", 15888)
     assert endpoint("[::1]:1") == ("::1", 1)
-    for text in ("15888", "localhost:1", "::1:5", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x"):
-        with pytest.raises(ValueError, match=r"IP|appear"):
+    assert endpoint("8001") == ("127.0.0.1", 8001)
+    for text in ("", "localhost:1", "::1:5", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x"):
+        with pytest.raises(ValueError, match="IP"):
             endpoint(text)
 
 
@@ -34,7 +35,9 @@ def test_endpoints() -> None:
     "arguments",
     [
         ["-p", "nowhere"],
+        ["-p", "10.0.0.999:15888"],
         ["--speed", "0"],
+        ["--speed", "fast"],
         ["--no-such-option"],
         ["-p", "127.0.0.1:1"] * 17,
         ["--speed", "2"],

@@ -238,8 +238,7 @@ def advice(error: PortalError, address: str) -> str:
         return (
             f"What listens at {address} does not answer.  Is it a node's portal?  easytier-core logs its address when it starts"
         )
-    # Which service was asked first says nothing to a user.
-    _, is_of_call, reason = text.partition(f" of the node at {address}: ")
+    _, is_of_call, reason = text.partition(f"the node at {address}: ")
     if is_of_call:
         text = f"What listens at {address} does not answer as a node does: {reason.partition('; is it a node')[0]}"
     return f"{text}.  Is it a node's portal?  easytier-core logs its address when it starts"

@@ -6,20 +6,19 @@ import gc
 import os
 import shlex
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from easytier_cli.arguments import ShowVersion
+from easytier_cli.arguments import DEFAULT_PORTAL, ShowVersion, checked, ip, number, portal
 
 if TYPE_CHECKING:
     from easytier_tui.feed import Feed
 
 PROGRAM_NAME: Final = "easytier-tui"
-DEFAULT_PORTAL: Final = ("127.0.0.1", 15888)
 DEFAULT_SERVE: Final = ("127.0.0.1", 8000)
 OK: Final = 0
 FAILED: Final = 1
@@ -73,7 +72,7 @@ def _run(options: Namespace) -> int:
             elif options.replay is not None:
                 feeds = [ReplayFeed(options.replay, options.speed or 1.0)]
             else:
-                feeds = [PortalFeed(*portal) for portal in options.rpc_portal or [DEFAULT_PORTAL]]
+                feeds = [PortalFeed(*each) for each in options.rpc_portal or [DEFAULT_PORTAL]]
             app = MonitorApp(feeds)
             if options.record is not None:
                 app.sessions[0].record(options.record)
@@ -125,19 +124,19 @@ def make_parser() -> ArgumentParser:
     add("-V", "--version", action=ShowVersion, nargs=0, help="show the version, and end")
     add(
         *("-p", "--rpc-portal"),
-        type=_checked(endpoint),
+        type=checked(portal),
         action="append",
         default=[],
         metavar="IP:PORT",
-        help="where a node answers (127.0.0.1:15888); may be given several times",
+        help="where a node answers; PORT: on this machine (127.0.0.1:15888); may be given several times",
     )
     add("--demo", action="store_true", help="three nodes of its own, with a bad line between them; no root needed")
     add("--record", type=Path, metavar="FILE", help="write all that the first node tells to a new file")
     add("--replay", type=Path, metavar="FILE", help="show such a file instead of a node")
-    add("--speed", type=_checked(_speed), metavar="N", help="replay N times as fast (1)")
+    add("--speed", type=checked(number(0.1, 1000)), metavar="N", help="replay N times as fast (1)")
     add(
         "--serve",
-        type=_checked(endpoint),
+        type=checked(endpoint),
         nargs="?",
         const=DEFAULT_SERVE,
         metavar="IP:PORT",
@@ -146,30 +145,10 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def check(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise ArgumentTypeError(str(error)) from None
-
-    return check
-
-
 def endpoint(text: str) -> tuple[str, int]:
-    """`IP:PORT`, `[IPv6]:PORT`.  Raises ValueError."""
-    host, _, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) <= 0xFFFF) or (":" in host and bare == host):
-        raise ValueError(f'expected IP:PORT, found "{text}"')
-    return str(ip_address(bare)), int(port)
-
-
-def _speed(text: str) -> float:
-    value = float(text)
-    if not 0.1 <= value <= 1000:
-        raise ValueError("expected 0.1 to 1000")
-    return value
+    """`IP:PORT`, `[IPV6]:PORT`, or `PORT` of this machine.  Raises ValueError."""
+    host, port = portal(text)
+    return str(ip(host)), port
 
 
 if __name__ == "__main__":

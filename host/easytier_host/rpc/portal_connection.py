@@ -134,7 +134,7 @@ class PortalConnection:
             is_request=True,
         )
         content = peer_rpc_pb2.RpcRequest(request=request.SerializeToString(), timeout_ms=max(1, int(timeout * 1000)))
-        what = f"{service} of the node at {self.address}"
+        what = f"the node at {self.address}"
         deadline = self._clock() + timeout
         try:
             connection = self._connected(deadline)

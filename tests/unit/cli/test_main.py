@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 import pytest
 
+from easytier_cli import arguments
 from easytier_cli.main import main
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from tests.unit.cli import replay
@@ -44,7 +45,7 @@ def test_nobody_there_is_1_and_says_what_to_do(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "fly", "peer fly", "-p localhost:1 peer", "-p 1 peer", "-p ::1:1 peer", "-o xml peer", "-i x peer"),
+        *("", "fly", "peer fly", "-p a b:1 peer", "-p 0 peer", "-p ::1:1 peer", "-o xml peer", "-i x peer"),
         *("proxy why", "proxy why 10.0.0.999", "proxy why :22", "proxy why 10.0.0.1:99999"),
         *("--timeout 0 peer", "--timeout nan peer"),
         *("proxy --sort x", "proxy --filter colour:red", "proxy --filter port:x", "proxy --filter dst:1/99", "ping 10.0.0.1"),
@@ -58,6 +59,49 @@ def test_wrong_usage_is_2(command: str, capsys: pytest.CaptureFixture[str]) -> N
     output = capsys.readouterr()
     assert output.out == ""
     assert "usage: easytier-cli" in output.err
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("15889", "127.0.0.1", 15889),
+        ("10.0.0.5:1", "10.0.0.5", 1),
+        ("[::1]:65535", "::1", 65535),
+        ("localhost:15888", "localhost", 15888),
+        ("my-node.lan:15888", "my-node.lan", 15888),
+    ],
+)
+def test_where_a_node_answers(text: str, host: str, port: int) -> None:
+    assert arguments.portal(text) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("peer -p :15888", 'expected IP:PORT, found ":15888"'),
+        ("peer -p 10.0.0.999:15888", '"10.0.0.999" is not an IP address'),
+        ("peer -p http://127.0.0.1:15888", "expected IP:PORT"),
+        ("peer -p 10.0.0.1/24:15888", "expected IP:PORT"),
+        ("peer --timeout abc", 'expected 0.01 to 3600, found "abc"'),
+        ("peer -i 7", '"7" is not a UUID'),
+        ("ping --kcp n2 -c x", 'expected 1 to 1000000, found "x"'),
+        ("proxy why fe80::x", '"fe80::x" is not an IP address'),
+        ("proxy list 10.0.0.1", "proxy why IP[:PORT]"),
+    ],
+)
+def test_a_wrong_value_is_said_in_words_of_the_user(command: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(command.split())
+    assert word in capsys.readouterr().err
+
+
+def test_list_may_be_said(capsys: pytest.CaptureFixture[str]) -> None:
+    known = node(flows=(FLOW,))
+    for command in ("proxy --wide", "plugins"):
+        assert run(known, command) == 0
+        shown = capsys.readouterr().out
+        assert run(known, command.replace(" ", " list ", 1) if " " in command else f"{command} list") == 0
+        assert capsys.readouterr().out == shown
 
 
 def test_a_refusal_is_4(capsys: pytest.CaptureFixture[str]) -> None:
