@@ -91,7 +91,9 @@ def test_a_core_without_the_service_refuses(capsys: pytest.CaptureFixture[str]) 
     assert run(replay.answers(replay.conversations("2.2.4")[1]), "stats") == 4
     output = capsys.readouterr()
     assert output.out == ""
-    assert "does not have this service" in output.err
+    assert output.err.startswith("easytier-cli: the node at 127.0.0.1:")
+    assert "it does not have this service" in output.err
+    assert "StatsRpc" not in output.err, "its names are for programs"
 
 
 def test_a_stock_core_tells_less_of_flows_than_asked(capsys: pytest.CaptureFixture[str]) -> None:
