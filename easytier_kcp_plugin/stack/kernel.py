@@ -11,6 +11,9 @@ there, so that two flows from one source port to two destinations never meet.  I
 
 After a flow has ended its entry stays for 30 s, for the last FIN and ACK; a new TCP SYN of the same ends is the host's to
 judge anew.
+
+A firewall may drop what comes from the device, and nobody can ask it.  The first SYN that the kernel leaves without answer
+makes the stack unavailable: flows are plain TCP at once.  Each `RETRY` one flow tries again.
 """
 
 from __future__ import annotations
@@ -36,11 +39,14 @@ from easytier_kcp_plugin.stack.rewrite import SYN, Ends, Rewriter, tcp_flags, tc
 
 # Ours.
 MAX_FLOWS: Final = 16_384
-ACCEPT_TIMEOUT: Final = 5.0
+ACCEPT_TIMEOUT: Final = 2.0
 """Seconds for the kernel's handshake on this machine; it takes well under a millisecond unless a firewall drops it."""
+RETRY: Final = 60.0
+"""Seconds after a SYN that the kernel did not answer in which the stack is not available."""
 LINGER: Final = 30.0
 """Seconds for which the packets of an ended flow are still rewritten."""
 BACKLOG: Final = 1024
+DROPPED: Final = "the kernel's TCP did not answer"
 
 
 @dataclass(slots=True)
@@ -49,6 +55,8 @@ class _Entry:
     """The flow's own port at the fake address."""
     accepted: anyio.Event = field(default_factory=anyio.Event)
     stream: SocketStream | None = None
+    answered: bool = False
+    """The kernel has said something; a source that does not complete the handshake is no firewall."""
     abandoned: bool = False
     """The source is gone, and its port serves another connection."""
     unclaim: list[Callable[[], None]] = field(default_factory=list)
@@ -88,6 +96,8 @@ class KernelStack:
         self._ended: deque[tuple[float, _Entry]] = deque()
         """Entries that linger, with the time when they go."""
         self._failures = RateLimitedLogger(host.logger, clock)
+        self._dropped_at: float | None = None
+        """When the kernel last left a SYN without answer; None if it has answered one since."""
 
     def open(self) -> None:
         """Listen on this node's virtual address, if it has one; `available` says why not."""
@@ -115,6 +125,8 @@ class KernelStack:
 
     def available(self) -> str:
         """See `TcpStack.available`."""
+        if self._dropped_at is not None and (ago := self._clock() - self._dropped_at) < RETRY:
+            return f"{DROPPED} {ago:.0f} s ago"
         return self._obstacle
 
     async def run(self) -> None:
@@ -139,11 +151,15 @@ class KernelStack:
 
     async def terminate(self, link: Link, key: FlowKey, syn: bytes) -> TcpConnection:
         """See `TcpStack.terminate`; fails if a firewall drops what comes from the device."""
-        if key.source_ip.version != 4 or self._obstacle:
-            raise TransportUnavailable(self._obstacle or "the kernel stack does not carry IPv6")
+        obstacle = self.available()
+        if key.source_ip.version != 4 or obstacle:
+            raise TransportUnavailable(obstacle or "the kernel stack does not carry IPv6")
         self._sweep()
         if len(self._entries) >= MAX_FLOWS:
             raise TransportUnavailable(f"the kernel stack carries {MAX_FLOWS} flows already")
+        if self._dropped_at is not None:
+            # This flow finds out for all others, which need not wait with it.
+            self._dropped_at = self._clock()
         entry = _Entry(self._free_port())
         source = Ends(IPv4Address(key.source_ip), key.source_port, IPv4Address(key.destination_ip), key.destination_port)
         local = Ends(self._fake, entry.port, self._own, self._listener_port)
@@ -160,6 +176,9 @@ class KernelStack:
                 self._abandon(entry)
 
         def to_source(frames: list[bytes]) -> None:
+            if not entry.answered:
+                entry.answered = True
+                self._note_answer()
             if not entry.abandoned:
                 link.write([outward(frame) for frame in frames])
 
@@ -175,9 +194,10 @@ class KernelStack:
                 entry.stream.reset()
             self._forget(entry)
             if isinstance(error, TimeoutError):
-                raise TransportUnavailable(
-                    "the kernel did not take the connection: does a firewall drop packets from the device?"
-                ) from None
+                if entry.answered:
+                    raise TransportUnavailable("the application did not complete its connection") from None
+                self._note_drop()
+                raise TransportUnavailable(f"{DROPPED} within {ACCEPT_TIMEOUT:g} s") from None
             if isinstance(error, ValueError):
                 raise TransportUnavailable(str(error)) from None
             raise
@@ -187,6 +207,20 @@ class KernelStack:
     async def connect(self, link: Link, key: FlowKey) -> TcpConnection:
         """Always raises TransportUnavailable: applications connect through the device by themselves."""
         raise TransportUnavailable("the kernel stack begins no connections; use the user-space stack (--use-smoltcp)")
+
+    def _note_drop(self) -> None:
+        if self._dropped_at is None:
+            self._host.logger.warning(
+                "%s: a firewall seems to drop what comes from the TUN device, so that TCP flows of this machine stay plain; "
+                "easytier-cli doctor says what to do",
+                DROPPED,
+            )
+        self._dropped_at = self._clock()
+
+    def _note_answer(self) -> None:
+        if self._dropped_at is not None:
+            self._dropped_at = None
+            self._host.logger.info("the kernel's TCP answers again")
 
     def _linger(self, entry: _Entry) -> None:
         """The flow has ended: forget it after a while."""

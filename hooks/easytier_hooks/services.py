@@ -209,7 +209,10 @@ class TcpStack(Protocol):
         ...
 
     def available(self) -> str:
-        """The reason why the stack cannot run here, "" if it can."""
+        """The reason why the stack cannot end a connection here and now, "" if it can.
+
+        Asked at the start, which chooses a stack, and of the chosen one for each new flow: quick, without I/O.
+        """
         ...
 
     async def terminate(self, link: Link, key: FlowKey, syn: bytes) -> TcpConnection:

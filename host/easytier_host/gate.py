@@ -50,6 +50,7 @@ from easytier_host.claims import Claims
 from easytier_host.flows import Flow, FlowTable, segment_key
 from easytier_host.nic.base import VNET_HEADER_SIZE
 from easytier_host.relay import carry, checked
+from easytier_host.stacks import obstacle_of
 from easytier_host.tcp_reset import reset_for
 
 logger = logging.getLogger("easytier.flows")
@@ -380,7 +381,7 @@ class FlowGate:
             return self.stack_obstacle
         if not self.stack.carries_subnets and not self._is_own(flow.key.source_ip):
             return "subnet-to-subnet needs --use-smoltcp"
-        return ""
+        return obstacle_of(self.stack)
 
     async def _decide(
         self, flow: Flow, snapshot: TcpFlow, candidates: list[Candidate], frame: bytes, scope: anyio.CancelScope

@@ -29,11 +29,7 @@ def choose(stacks: Mapping[str, TcpStack], *, use_smoltcp: bool) -> tuple[TcpSta
     obstacles = []
     chosen = None
     for stack in sorted(stacks.values(), key=lambda stack: stack.name == KERNEL):
-        try:
-            obstacle = stack.available()
-        except Exception:
-            logger.exception("stack %s failed to say whether it is available", stack.name)
-            obstacle = f"stack {stack.name} failed, see the log"
+        obstacle = obstacle_of(stack)
         if not obstacle:
             chosen = stack
             break
@@ -42,3 +38,12 @@ def choose(stacks: Mapping[str, TcpStack], *, use_smoltcp: bool) -> tuple[TcpSta
     if use_smoltcp and (chosen is None or chosen.name == KERNEL):
         raise StackError(f"use_smoltcp: {reason}")
     return chosen, reason
+
+
+def obstacle_of(stack: TcpStack) -> str:
+    """Why a stack, which is code of a plugin, cannot end a connection now; "" if it can."""
+    try:
+        return stack.available()
+    except Exception:
+        logger.exception("stack %s failed to say whether it is available", stack.name)
+        return f"stack {stack.name} failed, see the log"

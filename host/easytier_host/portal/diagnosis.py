@@ -22,6 +22,7 @@ from easytier_host.batch import IN_PYTHON, choose_batch
 from easytier_host.crypto import NONCE_SIZE, TAG_SIZE
 from easytier_host.packet import PEER_HEADER_SIZE
 from easytier_host.pb import portal_own_pb2
+from easytier_host.stacks import KERNEL, obstacle_of
 from easytier_host.tunnel.udp_options import SOCKET_BUFFER_BYTES, enable_gro, enlarge_buffers, has_gso
 from easytier_host.tunnel.udp_wire import UDP_HEADER_SIZE
 
@@ -50,7 +51,8 @@ async def findings(node: Node) -> list[Finding]:
     """All findings about `node`, in the order in which a packet meets what they are about."""
     found = [*_device(node), *_stack(node), *_kcp(node), *_mtu(node), *_udp()]
     if node.nic is not None:
-        found += firewall_findings(await _ruleset(), node.nic.name)
+        by_kernel = node.gate.stack is None or node.gate.stack.name == KERNEL
+        found += firewall_findings(await _ruleset(), node.nic.name, by_kernel=by_kernel)
     return found
 
 
@@ -80,7 +82,12 @@ def _device(node: Node) -> Iterator[Finding]:
 def _stack(node: Node) -> Iterator[Finding]:
     gate = node.gate
     if gate.stack is not None:
-        yield _ok("tcp stack", f"{gate.stack.name}: {gate.stack.description}")
+        obstacle = obstacle_of(gate.stack)
+        if obstacle:
+            advice = "let the firewall accept what comes from the device (see firewall)"
+            yield _warn("tcp stack", f"{obstacle}: flows of this machine stay plain TCP", advice)
+        else:
+            yield _ok("tcp stack", f"{gate.stack.name}: {gate.stack.description}")
     elif node.nic is not None:
         yield _warn("tcp stack", f"{gate.stack_obstacle}: flows of this machine stay plain TCP", "see easytier-cli plugins")
     yield from _native()
@@ -172,11 +179,12 @@ async def _ruleset() -> str:
     return ""
 
 
-def firewall_findings(ruleset: str, device: str) -> list[Finding]:
+def firewall_findings(ruleset: str, device: str, *, by_kernel: bool = True) -> list[Finding]:
     """Whether a firewall with these rules, in nft's JSON, lets in what comes from `device`; empty where it cannot be told.
 
     Looks at the chains of the input hook that drop by default, and for a rule in them that accepts the device by its name.  It
-    does not follow jumps: such chains are named, and the user looks.
+    does not follow jumps: such chains are named, and the user looks.  Where the kernel's TCP stack is not the one in use
+    (`by_kernel`), packets of established connections are enough, which any rule of the table may accept.
     """
     try:
         entries: Iterable[Any] = json.loads(ruleset)["nftables"]
@@ -188,13 +196,15 @@ def firewall_findings(ruleset: str, device: str) -> list[Finding]:
         return []
     if not shut:
         return [_ok("firewall", f"no chain drops by default what comes from {device}")]
-    return [
-        _warn(
-            "firewall",
-            f"nftables chain {shut[0]} drops by default, and has no rule for {device}: the kernel's TCP stack cannot work",
-            f"nft insert rule {shut[0]} iifname {device} accept, or --use-smoltcp",
-        )
-    ]
+    chain = f"nftables chain {shut[0]} drops by default, and has no rule for {device}"
+    advice = f"nft insert rule {shut[0]} iifname {device} accept"
+    answers = all(_accepts_answers(rules, each) for each in closed)
+    if by_kernel:
+        more = ", or --use-smoltcp" if answers else ""
+        return [_warn("firewall", f"{chain}: the kernel's TCP stack cannot work", advice + more)]
+    if answers:
+        return [_ok("firewall", f"{chain}; the user-space stack needs none, and peers do not reach services here")]
+    return [_warn("firewall", f"{chain}, nor for established connections: programs here get no answer", advice)]
 
 
 def _accepts(rules: Iterable[Mapping[str, Any]], chain: Mapping[str, Any], device: str) -> bool:
@@ -203,6 +213,16 @@ def _accepts(rules: Iterable[Mapping[str, Any]], chain: Mapping[str, Any], devic
         if tuple(rule.get(key) for key in ("family", "table", "chain")) == place:
             text = json.dumps(rule.get("expr", []))
             if f'"{device}"' in text and '"accept"' in text:
+                return True
+    return False
+
+
+def _accepts_answers(rules: Iterable[Mapping[str, Any]], chain: Mapping[str, Any]) -> bool:
+    """Whether a rule for established connections is in the chain's table, or a match of iptables that may be one."""
+    for rule in rules:
+        if (rule.get("family"), rule.get("table")) == (chain["family"], chain["table"]):
+            text = json.dumps(rule.get("expr", []))
+            if '"accept"' in text and ('"established"' in text or '"conntrack"' in text):
                 return True
     return False
 

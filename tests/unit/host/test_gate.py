@@ -120,9 +120,12 @@ class FakeStack:
         self.taken: list[tuple[FlowKey, bytes]] = []
         self.terminates: Callable[[FlowKey], object] = lambda _key: None
         self.applications: list[SocketStream] = []
+        self.obstacle: str | Exception = ""
 
     def available(self) -> str:
-        return ""
+        if isinstance(self.obstacle, Exception):
+            raise self.obstacle
+        return self.obstacle
 
     async def terminate(self, link: Link, key: FlowKey, syn: bytes) -> TcpConnection:
         self.terminates(key)
@@ -382,6 +385,24 @@ async def test_a_destination_that_refuses_is_a_refusal_for_the_application() -> 
         (answer,) = w.nic.take_packets()
         assert answer[33] == RST | ACK
         assert w.forwarded == []
+
+
+async def test_while_the_stack_cannot_flows_are_plain_at_once_and_why_says_so() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        w.stack.obstacle = "a firewall is in the way"
+        assert w.gate.admit([SYN_FRAME]) == [SYN_FRAME]
+        assert w.events()[1] == TransportSelected("tcp", "a firewall is in the way", "default")
+        w.release()
+        _, candidates, selection = await w.gate.explain(KEY)
+        assert (candidates[0].available, candidates[0].reason) == (False, "a firewall is in the way")
+        assert selection.transport == "tcp"
+        # A stack is code of a plugin.
+        w.stack.obstacle = RuntimeError("a bug")
+        frame = device_frame(tcp_segment(ports=(40_001, 22)))
+        assert w.gate.admit([frame]) == [frame]
+        assert w.events()[-2] == TransportSelected("tcp", "stack fake failed, see the log", "default")
+        assert transport.dialled == []
 
 
 async def test_a_flow_of_a_host_behind_this_node_needs_a_stack_for_subnets() -> None:

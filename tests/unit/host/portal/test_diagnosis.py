@@ -50,6 +50,25 @@ def test_a_chain_that_drops_is_found(ruleset: str, status: str) -> None:
     assert ("nft insert rule inet filter input iifname tun0 accept" in found.advice) == (status == "warn")
 
 
+ESTABLISHED: list[dict[str, Any]] = [
+    {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}},
+    {"accept": None},
+]
+
+
+def test_the_user_space_stack_needs_no_rule_but_that_for_answers() -> None:
+    """What is already done is not advised, nor what does not help."""
+    (found,) = diagnosis.firewall_findings(rules("drop", ESTABLISHED), "tun0", by_kernel=False)
+    assert (found.status, found.advice) == ("ok", "")
+    (found,) = diagnosis.firewall_findings(rules("drop", ESTABLISHED), "tun0")
+    assert found.status == "warn"
+    assert "--use-smoltcp" in found.advice
+    for by_kernel in (True, False):
+        (found,) = diagnosis.firewall_findings(rules("drop"), "tun0", by_kernel=by_kernel)
+        assert found.status == "warn"
+        assert "smoltcp" not in found.advice
+
+
 @pytest.mark.parametrize("ruleset", ["", "[]", "{}", '{"nftables": 5}', '{"nftables": [{"chain": 1}]}', "no json"])
 def test_rules_that_cannot_be_read_are_no_finding(ruleset: str) -> None:
     assert diagnosis.firewall_findings(ruleset, "tun0") == []
