@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from easytier_hooks import TCP, Candidate, PeerInfo, Selection, TcpFlow, hookimpl
+from easytier_hooks import TCP, Candidate, PeerInfo, Selection, TcpFlow, check_options, hookimpl
 
 KCP: Final = "kcp"
 
@@ -107,9 +107,7 @@ class AutoPlugin:
 
     def __init__(self, options: Mapping[str, object], clock: Callable[[], float] = time.monotonic) -> None:
         """Raises ValueError, with what is wrong, for options that do not fit."""
-        unknown = options.keys() - {"below_mbits", "hold_seconds"}
-        if unknown:
-            raise ValueError(f"[plugins.auto] has no option {min(unknown)!r}")
+        check_options(options, "below_mbits", "hold_seconds")
         self._judge = Judge(
             _positive(options, "below_mbits", BELOW_MBITS),
             _positive(options, "hold_seconds", HOLD_SECONDS),
@@ -129,5 +127,5 @@ class AutoPlugin:
 def _positive(options: Mapping[str, object], name: str, default: float) -> float:
     value = options.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"[plugins.auto] {name}: {value!r} is not a positive number")
+        raise ValueError(f"{name}: {value!r} is not a positive number")
     return float(value)

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
-from easytier_hooks import Capability, HostServices, TcpStack, Transport, hookimpl
+from easytier_hooks import Capability, HostServices, TcpStack, Transport, check_options, hookimpl
 from easytier_kcp_plugin.kcp import arq, ikcp
 from easytier_kcp_plugin.kcp.endpoint import Endpoint
 from easytier_kcp_plugin.kcp.header import PacketType
@@ -32,12 +32,10 @@ class KcpPlugin:
     """One node's instance of the plugin.  Its only option is `engine`, "arq" if it is not given."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
-        unknown = options.keys() - {"engine"}
-        if unknown:
-            raise ValueError(f"[plugins.kcp] has no option {min(unknown)!r}")
+        check_options(options, "engine")
         engine = options.get("engine", "arq")
         if not isinstance(engine, str) or engine not in ENGINES:
-            raise ValueError(f"[plugins.kcp] engine: {engine!r} is none of {', '.join(map(repr, ENGINES))}")
+            raise ValueError(f"engine: {engine!r} is none of {', '.join(map(repr, ENGINES))}")
         self._engine = engine
 
     @hookimpl
@@ -75,8 +73,7 @@ class KernelPlugin:
     """The plugin `kernel`: the kernel's TCP as a TCP stack.  It has no options."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
-        if options:
-            raise ValueError(f"[plugins.kernel] has no option {min(options)!r}")
+        check_options(options)
 
     @hookimpl
     def register_tcp_stacks(self, host: HostServices) -> Sequence[TcpStack]:
@@ -92,8 +89,7 @@ class SmoltcpPlugin:
     """The plugin `smoltcp`: a TCP stack in user space.  It has no options."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
-        if options:
-            raise ValueError(f"[plugins.smoltcp] has no option {min(options)!r}")
+        check_options(options)
 
     @hookimpl
     def register_tcp_stacks(self, host: HostServices) -> Sequence[TcpStack]:

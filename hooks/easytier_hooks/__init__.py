@@ -17,7 +17,7 @@ For hosts:
 
 from easytier_hooks.errors import DialRefused, HooksError, PluginConfigError, PluginLoadError, TransportUnavailable
 from easytier_hooks.guard import PluginCounters
-from easytier_hooks.loading import PluginInfo, PluginState
+from easytier_hooks.loading import PluginInfo, PluginState, check_options
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.services import Endpoint, FrameHandler, HostServices, Link, PacketHandler, TcpStack, Transport
 from easytier_hooks.specs import hookimpl, hookspec
@@ -88,6 +88,7 @@ __all__ = [
     "Transport",
     "TransportSelected",
     "TransportUnavailable",
+    "check_options",
     "hookimpl",
     "hookspec",
 ]

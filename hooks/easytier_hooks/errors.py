@@ -10,7 +10,14 @@ class HooksError(Exception):
 
 
 class PluginConfigError(HooksError):
-    """The table of plugins in the configuration is wrong: an unknown name, or a value of the wrong type."""
+    """The table of plugins in the configuration is wrong: an unknown name, or a value of the wrong type.
+
+    `plugin` is the name in question.
+    """
+
+    def __init__(self, plugin: str, text: str) -> None:
+        super().__init__(text)
+        self.plugin = plugin
 
 
 class PluginLoadError(HooksError):

@@ -75,9 +75,9 @@ def choose(
     for name, value in table.items():
         if name not in offers:
             known = ", ".join(offers) or "none"
-            raise PluginConfigError(f"plugin {name!r} is not installed{nearest(name, offers)}; installed: {known}")
+            raise PluginConfigError(name, f"plugin {name!r} is not installed{nearest(name, offers)}; installed: {known}")
         if not isinstance(value, bool | Mapping):
-            raise PluginConfigError(f"plugin {name!r}: expected true, false or a table of options, not {value!r}")
+            raise PluginConfigError(name, f"plugin {name!r}: expected true, false or a table of options, not {value!r}")
     blocked = {name.strip() for name in environ.get(DISABLE_VARIABLE, "").split(",")}
 
     choices = []
@@ -109,6 +109,14 @@ def build(choice: Choice) -> object:
         # What a plugin says of its options is for users; anything else is a fault of its own.
         words = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
         raise PluginLoadError(name, words) from error
+
+
+def check_options(options: Mapping[str, object], *known: str) -> None:
+    """For plugins: raises ValueError if there is an option other than those that are `known`, with the nearest of them."""
+    for name in options:
+        if name not in known:
+            hint = nearest(name, known) or f"; it has {', '.join(map(repr, known)) or 'none'}"
+            raise ValueError(f"there is no option {name!r}{hint}")
 
 
 def hooks_of(manager: pluggy.PluginManager, name: str, plugin: object) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ from easytier_host.config.secret import hidden
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from easytier_hooks.errors import PluginConfigError, PluginLoadError
+    from easytier_hooks.manager import PluginManager
+    from easytier_host.config.clashes import Origin
     from easytier_host.instance import Node
     from easytier_host.log import Levels
     from easytier_host.service_manager import ServiceManager
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.e
         if options.list_plugins:
             return _list_plugins(loaded.configs, environ)
         if options.check_config:
-            return _check_plugins(loaded, environ)
+            return _check(loaded, environ)
         return _run(loaded, options, environ)
     except ConfigError as error:
         return _fail(*error.problems)
@@ -97,21 +101,41 @@ def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:
     return _print(listing(manager.describe()))
 
 
-def _check_plugins(loaded: Loaded, environ: Mapping[str, str]) -> int:
-    from easytier_hooks.errors import HooksError
-    from easytier_hooks.manager import PluginManager
-
+def _check(loaded: Loaded, environ: Mapping[str, str]) -> int:
     for warning in loaded.warnings:
         print(f"{PROGRAM_NAME}: warning: {warning}", file=sys.stderr)
-    try:
-        for config in loaded.configs:
-            PluginManager(config.plugins, defaults=default_plugins(config.flags), environ=environ).load()
-    except HooksError as error:
-        return _fail(str(error))
+    _load_plugins(loaded, environ)
     print(
         "ok: " + ", ".join(f'instance "{config.instance_name}" in network "{config.network_name}"' for config in loaded.configs)
     )
     return OK
+
+
+def _load_plugins(loaded: Loaded, environ: Mapping[str, str]) -> list[PluginManager]:
+    """The plugins of each network; raises ConfigError with what is wrong, and with the places where they are asked for."""
+    from easytier_hooks.errors import PluginConfigError, PluginLoadError
+    from easytier_hooks.manager import PluginManager
+
+    managers, problems = [], []
+    for config, origin in zip(loaded.configs, loaded.origins, strict=True):
+        manager = PluginManager(config.plugins, defaults=default_plugins(config.flags), environ=environ)
+        try:
+            manager.load()
+        except (PluginConfigError, PluginLoadError) as error:
+            place = _place_of_plugin(origin, config.plugins.get(error.plugin), error)
+            problems.append(f"{place}: {error}" if place else str(error))
+        managers.append(manager)
+    if problems:
+        raise ConfigError(problems)
+    return managers
+
+
+def _place_of_plugin(origin: Origin, setting: object, error: PluginConfigError | PluginLoadError) -> str:
+    """The line of the option of which a plugin complains in its own words, else that of the plugin."""
+    for name in setting if isinstance(setting, Mapping) else ():
+        if re.search(rf"\b{re.escape(name)}\b", str(error)):
+            return origin.place("plugins", error.plugin, name)
+    return origin.place("plugins", error.plugin)
 
 
 def _read_again(options: Options, environ: Mapping[str, str]) -> Loaded:
@@ -141,7 +165,8 @@ def _run(loaded: Loaded, options: Options, environ: Mapping[str, str]) -> int:
             logger.warning("%s", warning)
         try:
             read = partial(_read_again, options, environ)
-            anyio.run(_run_nodes, loaded.configs, ServiceManager(environ), read, levels)
+            networks = list(zip(loaded.configs, _load_plugins(loaded, environ), strict=True))
+            anyio.run(_run_nodes, networks, ServiceManager(environ), read, levels)
         except* (NodeError, HooksError, PortalError) as group:
             status = _fail(*map(str, _leaves(group)))
     return status
@@ -163,7 +188,9 @@ def _shorten_collections() -> None:
     gc.set_threshold(*COLLECT_AFTER)
 
 
-async def _run_nodes(configs: Sequence[Config], manager: ServiceManager, read: Callable[[], Loaded], levels: Levels) -> None:
+async def _run_nodes(
+    networks: Sequence[tuple[Config, PluginManager]], manager: ServiceManager, read: Callable[[], Loaded], levels: Levels
+) -> None:
     """Run all nodes until they have closed or a signal comes; the first that fails ends the others."""
     import anyio
 
@@ -171,6 +198,7 @@ async def _run_nodes(configs: Sequence[Config], manager: ServiceManager, read: C
     from easytier_host.signals import obey
 
     running: list[Node] = []
+    configs = [config for config, _ in networks]
 
     status = ", ".join(f"{config.instance_name} in network {config.network_name}" for config in configs)
 
@@ -191,8 +219,9 @@ async def _run_nodes(configs: Sequence[Config], manager: ServiceManager, read: C
         portal_port = await _open_portal(configs[0], running, group)
         await _open_metrics(configs[0], running, group)
         async with anyio.create_task_group() as nodes:
-            for config in configs:
-                nodes.start_soon(_run_node, config, running, portal_port, note_start, name=f"instance {config.instance_name}")
+            for config, plugins in networks:
+                run = partial(_run_node, config, plugins, running, portal_port, note_start, named=len(networks) > 1)
+                nodes.start_soon(run, name=f"instance {config.instance_name}")
         manager.stopping()
         group.cancel_scope.cancel()
 
@@ -237,19 +266,32 @@ async def _open_metrics(config: Config, running: Sequence[Node], group: TaskGrou
     group.start_soon(MetricsListener(door, running).run, name="metrics")
 
 
-async def _run_node(config: Config, running: list[Node], portal_port: int | None, note_start: Callable[[], None]) -> None:
-    from easytier_host.instance import Node
+async def _run_node(
+    config: Config,
+    plugins: PluginManager,
+    running: list[Node],
+    portal_port: int | None,
+    note_start: Callable[[], None],
+    *,
+    named: bool,
+) -> None:
+    """Run one node; `named`: there are others, so that its faults have to say whose they are."""
+    from easytier_host.instance import Node, NodeError
 
-    node = Node(config)
+    node = Node(config, plugins=plugins)
     node.portal_port = portal_port
-    async with node:
-        running.append(node)
-        _shorten_collections()
-        note_start()
-        try:
-            await node.wait_closed()
-        finally:
-            running.remove(node)
+    try:
+        async with node:
+            running.append(node)
+            _shorten_collections()
+            note_start()
+            try:
+                await node.wait_closed()
+            finally:
+                running.remove(node)
+    except* NodeError as group:
+        prefix = f'instance "{config.instance_name}": ' if named else ""
+        raise NodeError("; ".join(f"{prefix}{error}" for error in _leaves(group))) from group
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

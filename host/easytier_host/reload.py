@@ -7,6 +7,7 @@ What has begun goes on: rules and lists hold for new flows.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -57,8 +58,11 @@ async def reload(read: Callable[[], Loaded], nodes: Sequence[Node], levels: Leve
     if not nodes:
         logger.warning("the nodes are still starting; the configuration is read again at the next signal")
         return
-    configs = {config.instance_name: config for config in loaded.configs}
-    running = {node.config.instance_name: node for node in nodes}
+    twins = _repeated(loaded.configs) | _repeated([node.config for node in nodes])
+    for name in twins:
+        logger.error('several instances are called "%s": nothing of theirs is applied', name)
+    configs = {config.instance_name: config for config in loaded.configs if config.instance_name not in twins}
+    running = {node.config.instance_name: node for node in nodes if node.config.instance_name not in twins}
     for name in configs.keys() ^ running.keys():
         logger.warning('instance "%s" %s a restart', name, "is new: needs" if name in configs else "stays until")
     first = nodes[0].config
@@ -69,6 +73,11 @@ async def reload(read: Callable[[], Loaded], nodes: Sequence[Node], levels: Leve
         changed |= _apply_levels(first, configs[first.instance_name], running[first.instance_name], levels)
     if not changed:
         logger.info("the configuration was read again: nothing has changed")
+
+
+def _repeated(configs: Sequence[Config]) -> set[str]:
+    """Names of which nobody can say which instance they mean."""
+    return {name for name, count in Counter(config.instance_name for config in configs).items() if count > 1}
 
 
 async def apply(node: Node, wanted: Config) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final
 
+from easytier_host.config.clashes import Origin, clashes, twins
 from easytier_host.config.environment import expand
 from easytier_host.config.errors import ConfigError, MisplacedError, UnsupportedError, nearest
 from easytier_host.config.kinds import PLUGIN, listeners_from_text, toml_type
@@ -48,6 +49,8 @@ class Loaded:
 
     configs: tuple[Config, ...]
     warnings: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
+    """Of each of the configurations."""
 
 
 @dataclass(slots=True)
@@ -78,6 +81,7 @@ def load(options: Options, *, environ: Mapping[str, str] = os.environ, stdin: Bi
         return load_text("", "", options, environ=environ)
     several = len(paths) > 1
     configs: list[Config] = []
+    origins: list[Origin] = []
     findings = _Findings()
     for warning in options.warnings:
         findings.warn(warning, warning)
@@ -86,7 +90,9 @@ def load(options: Options, *, environ: Mapping[str, str] = os.environ, stdin: Bi
         try:
             text, is_open = _read(path, source, stdin)
             given = _whole_process(options.settings) if several else options.settings
-            configs.append(_build(text, source, given, options, environ, findings))
+            config, origin = _build(text, source, given, options, environ, findings)
+            configs.append(config)
+            origins.append(origin)
             secret = configs[-1].network_secret
             if is_open and secret and secret in text:
                 findings.warn(f"{path} is open", f"{source} holds a secret, and other users can read it: chmod 600 {path}")
@@ -96,8 +102,11 @@ def load(options: Options, *, environ: Mapping[str, str] = os.environ, stdin: Bi
         for one in options.settings:
             if not SETTINGS[one.key].whole_process:
                 findings.warn(one.source, f"{one.source}: not applied, since there are several configuration files")
+    findings.problems += clashes(configs, origins)
     findings.raise_problems()
-    return Loaded(tuple(configs), tuple(findings.warnings.values()))
+    for twin in twins(configs, origins):
+        findings.warn(twin, twin)
+    return Loaded(tuple(configs), tuple(findings.warnings.values()), tuple(origins))
 
 
 def load_text(
@@ -111,8 +120,8 @@ def load_text(
     findings = _Findings()
     for warning in options.warnings:
         findings.warn(warning, warning)
-    config = _build(text, source, options.settings, options, environ, findings)
-    return Loaded((config,), tuple(findings.warnings.values()))
+    config, origin = _build(text, source, options.settings, options, environ, findings)
+    return Loaded((config,), tuple(findings.warnings.values()), (origin,))
 
 
 def _files_in(directory: Path) -> list[str]:
@@ -154,7 +163,7 @@ def _whole_process(given: Iterable[Given]) -> tuple[Given, ...]:
 
 def _build(
     text: str, source: str, from_options: Iterable[Given], options: Options, environ: Mapping[str, str], findings: _Findings
-) -> Config:
+) -> tuple[Config, Origin]:
     local = _Findings(warnings=findings.warnings)
     text = text.replace("\r\n", "\n")
     if options.expand_environment:
@@ -174,12 +183,17 @@ def _build(
         values["listeners"] = []
     elif not source:
         values.setdefault("listeners", listeners_from_text("11010"))
-    return _assemble(values, plugins)
+    return _assemble(values, plugins), Origin(source, lines)
 
 
 def _warn_of_contradiction(given: Iterable[Given], plugins: Mapping[str, Any], findings: _Findings) -> None:
     """The flag and the table both say whether flows go by KCP; where the table names the plugin, it is asked."""
     flags = [one for one in given if one.key == "flags.enable_kcp_proxy"]
+    if flags and flags[-1].value and plugins.get("kcp") is False:
+        findings.warn(
+            "plugins.kcp",
+            f"{flags[-1].place()}: enable_kcp_proxy has no effect, for [plugins] says kcp = false; leave that out to have KCP",
+        )
     if flags and not flags[-1].value and plugins.get("kcp", False) is not False:
         findings.warn(
             "plugins.kcp",

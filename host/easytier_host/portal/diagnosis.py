@@ -134,6 +134,9 @@ def _kcp(node: Node) -> Iterator[Finding]:
         yield _ok("kcp out", "off: flows from here are plain TCP; enable_kcp_proxy turns it on")
     elif "kcp" in node.gate.transports:
         yield _ok("kcp out", "on")
+    elif node.config.plugins.get("kcp") is False:
+        text = "asked for by enable_kcp_proxy, but the plugin kcp is switched off"
+        yield _fail("kcp out", text, "leave out kcp = false below [plugins]")
     else:
         yield _fail("kcp out", "asked for, but no plugin offers KCP", "see easytier-cli plugins")
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 import anyio.lowlevel
 import pytest
 
+from easytier_hooks.manager import PluginManager
 from easytier_host.config import Config, Loaded
 from easytier_host.log import Levels
 from easytier_host.main import main
@@ -46,14 +47,14 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
 
     class FakeNode:
-        def __init__(self, config: Config) -> None:
+        def __init__(self, config: Config, *, plugins: PluginManager) -> None:
             self.name = config.instance_name
             self.config = config
             self.stopped = anyio.Event()
 
         async def __aenter__(self) -> Self:
             if self.name in stage.fails:
-                raise FakeNodeError(f'instance "{self.name}": no such device')
+                raise FakeNodeError("no such device")
             stage.said.append(f"{self.name} up")
             return self
 
@@ -157,6 +158,9 @@ def test_a_node_that_cannot_start_ends_all_with_one_line(
     assert main(["--console-log-level", "off", *two_files(tmp_path)], environ={}) == 1
     assert capsys.readouterr().err == 'easytier-core: instance "b": no such device\n'
     assert stage.said.count("a up") == stage.said.count("a down")
+    # One alone need not say whose fault it is.
+    assert main(["--console-log-level", "off", "-m", "b"], environ={}) == 1
+    assert capsys.readouterr().err == "easytier-core: no such device\n"
 
 
 def test_warnings_are_logged_before_the_start(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,14 +201,38 @@ def test_check_config_says_ok_and_starts_nothing(stage: Stage, capsys: pytest.Ca
     assert stage.said == []
 
 
-def test_check_config_finds_a_misspelt_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("check", [["--check-config"], ["--console-log-level", "off"]], ids=["check", "start"])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[plugins]\nkpc = true", "3: plugin 'kpc' is not installed (did you mean 'kcp'?)"),
+        ("[plugins]\nkcp = { engin = 1 }", "3: plugin 'kcp': there is no option 'engin' (did you mean 'engine'?)"),
+        ('[plugins.kcp]\n\nengine = "foo"', "4: plugin 'kcp': engine: 'foo' is none of 'kcp', 'arq'"),
+        ("[plugins.auto]\nhold = 1", "3: plugin 'auto': there is no option 'hold'; it has 'below_mbits', 'hold_seconds'"),
+    ],
+)
+def test_faults_of_plugins_have_file_and_line(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str], check: list[str], text: str, problem: str
+) -> None:
     path = tmp_path / "a.toml"
-    path.write_text("[plugins]\nno-such-plugin = true")
-    assert main(["--check-config", "-c", str(path)], environ={}) == 1
+    path.write_text(f"hostname = 'a'\n{text}")
+    assert main([*check, "-c", str(path)], environ={}) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("easytier-core: plugin 'no-such-plugin' is not installed")
-    assert main(["--list-plugins", "-c", str(path)], environ={}) == 1
+    assert shown.err.startswith(f"easytier-core: {path}:{problem}")
+    assert stage.said == []
+
+
+def test_faults_of_all_networks_are_said_at_once(stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = two_files(tmp_path)
+    for name in ("a", "b"):
+        with (tmp_path / f"{name}.toml").open("a") as file:
+            file.write(f"\n[plugins]\nno-{name} = true")
+    assert main(["--check-config", *files], environ={}) == 1
+    assert [line.partition(" is not")[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"easytier-core: {tmp_path}/{name}.toml:3: plugin 'no-{name}'" for name in ("a", "b")
+    ]
+    assert main(["--list-plugins", "-c", f"{tmp_path}/a.toml"], environ={}) == 1
 
 
 def test_list_plugins_prints_a_table_or_that_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:

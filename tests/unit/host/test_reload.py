@@ -138,6 +138,14 @@ async def test_networks_that_come_or_go_wait_for_a_restart(caplog: pytest.LogCap
     assert 'instance "node1" stays until a restart' in caplog.text
 
 
+async def test_what_is_meant_for_one_of_two_of_a_name_changes_neither(caplog: pytest.LogCaptureFixture) -> None:
+    async with make_node(1) as node, make_node(2, instance_name="node1") as other:
+        wanted = tuple(replace(each.config, drain_timeout=9) for each in (node, other))
+        await reload(lambda: Loaded(wanted), [other, node], LEVELS)
+        assert {node.config.drain_timeout, other.config.drain_timeout} == {3}
+    assert 'several instances are called "node1": nothing of theirs is applied' in caplog.text
+
+
 async def test_the_level_of_the_log_changes() -> None:
     console = io.StringIO()
     async with make_node(1, console_log_level="error") as node:

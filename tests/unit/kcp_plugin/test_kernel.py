@@ -14,8 +14,8 @@ from anyio.abc import TaskGroup
 from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.types import FlowKey
 from easytier_kcp_plugin.stack import kernel
-from tests.unit.kcp_plugin.stack_links import Host, MemoryLink, key_of
 from tests.unit.host.helpers import ACK, SYN, device_frame, tcp_segment
+from tests.unit.kcp_plugin.stack_links import Host, MemoryLink, key_of
 
 pytestmark = pytest.mark.anyio
 

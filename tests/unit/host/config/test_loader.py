@@ -488,6 +488,7 @@ def test_a_wrong_access_rule_is_an_error(rule: str, problem: str) -> None:
         ('[plugins]\nkcp = { engine = "kcp" }', ("--enable-kcp-proxy", "false"), "--enable-kcp-proxy"),
         ("[plugins]\nkcp = true", (), ""),
         ("[plugins]\nkcp = false\n[flags]\nenable_kcp_proxy = false", (), ""),
+        ("[plugins]\nkcp = false\n[flags]\nenable_kcp_proxy = true", (), "a.toml:4"),
         ("[flags]\nenable_kcp_proxy = false", (), ""),
         ("[plugins]\nkcp = true\n[flags]\nenable_kcp_proxy = false", ("--enable-kcp-proxy",), ""),
     ],
@@ -495,4 +496,4 @@ def test_a_wrong_access_rule_is_an_error(rule: str, problem: str) -> None:
 def test_a_flag_that_the_table_overrules_is_told(text: str, argv: tuple[str, ...], place: str) -> None:
     warnings = load_text(text, "a.toml", parse(argv, {}), environ={}).warnings
     assert [warning.partition(": ")[0] for warning in warnings] == ([place] if place else [])
-    assert all("enable_kcp_proxy = false has no effect" in warning for warning in warnings)
+    assert all("has no effect, for [plugins]" in warning for warning in warnings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +100,14 @@ async def test_a_node_without_a_device() -> None:
         assert "firewall" not in found
         assert "no plugin offers it" in found["kcp in"].text
         assert found["kcp out"].text.startswith("off")
+
+
+@pytest.mark.anyio
+async def test_a_plugin_that_is_switched_off_is_named() -> None:
+    async with make_node(1, flags=Flags(no_tun=True, enable_kcp_proxy=True)) as node:
+        node.config = replace(node.config, plugins={"kcp": False})
+        found = {each.subject: each for each in await diagnosis.findings(node)}
+        assert (found["kcp out"].status, found["kcp out"].advice) == ("fail", "leave out kcp = false below [plugins]")
 
 
 @pytest.mark.anyio
