@@ -27,13 +27,15 @@ from easytier_host.handshake import (
 )
 from easytier_host.metrics import Metrics
 from easytier_host.packet import PEER_HEADER, PacketType
-from easytier_host.peer_conn import PeerConn
+from easytier_host.peer_conn import UNANSWERED, PeerConn
 from easytier_host.peers import PeerMap, underlay_address
 from easytier_host.tunnel.base import Tunnel
 
 logger = logging.getLogger("easytier.admission")
 
 # Ours.
+GOODBYE: Final = "stopped or restarted: it said goodbye"
+"""Why a neighbour is gone that did and answers no more."""
 MAX_HALF_OPEN: Final = 256
 MAX_HALF_OPEN_PER_ADDRESS: Final = 64
 HELLO_REPEAT: Final = 0.3
@@ -151,15 +153,15 @@ class Admission:
         )
         tunnel.on_close = partial(self._leave, conn)
         tunnel.on_frames = partial(self._receive, conn)
-        tunnel.on_doubt = partial(self.doubt, conn)
+        tunnel.on_doubt = partial(self.doubt, conn, GOODBYE)
         self._peers.add(conn)
         if inbox.early:
             self._receive(conn, inbox.early)
         return conn
 
-    def doubt(self, conn: PeerConn) -> None:
+    def doubt(self, conn: PeerConn, why: str = UNANSWERED) -> None:
         """There is a reason to think that a neighbour has gone."""
-        self._peers.doubt(conn, self._clock())
+        self._peers.doubt(conn, self._clock(), why)
 
     def _leave(self, conn: PeerConn, reason: str) -> None:
         self._peers.remove(conn, reason)

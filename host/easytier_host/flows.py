@@ -4,7 +4,7 @@ The table only watches: it never changes, delays or drops a packet.  A flow's li
 carries it, from the transport's reports::
 
     TCP SYN --> Seen --> TransportSelected --> Connecting --SYN|ACK--> Connected --FIN--> HalfClosed --FIN--> Closed
-                             |                     |  RST, no answer in 130 s             | RST            RST ^
+                             |                     |  RST, no answer                     | RST            RST ^
                              '- no such peer ------+-------------> Failed                 '--------------------'
 
 Ended flows stay for 10 s, so that late segments find them.  With 16 384 flows watched, the longest ended one makes room, else
@@ -22,6 +22,7 @@ from typing import Final, Literal
 from easytier_hooks.types import (
     Closed,
     Connected,
+    Connecting,
     Counters,
     Direction,
     Failed,
@@ -50,6 +51,9 @@ INBOUND_SHARE: Final = 0.75
 ENDED_LINGER: Final = 10.0
 CONNECT_TIMEOUT: Final = 130.0
 """Linux gives up on a connection after 127 s of TCP SYNs."""
+GIVEN_UP: Final = 4.0
+"""A source of this side repeats its TCP SYN after 1 s, old systems after 3, and then after twice as long each time at most.  So
+much more than that without one, and it has given up, which nothing else tells."""
 IDLE_TIMEOUT: Final = 86_400.0
 """A flow without a segment for a day is no longer watched; one whose ends are gone leaves no other trace."""
 COUNTERS_INTERVAL: Final = 5.0
@@ -237,6 +241,9 @@ class FlowTable:
         match event:
             case TransportSelected(transport, reason, chosen_by):
                 flow.transport, flow.reason, flow.chosen_by = transport, reason, chosen_by
+            case Connecting():
+                # While its SYN was held, repetitions may have gone elsewhere.
+                flow.last_seen = now
             case Connected():
                 flow.connected = True
                 self._half_open.pop(flow.id, None)
@@ -268,8 +275,10 @@ class FlowTable:
             if flow.ended is not None or flow.reported_by_transport:
                 continue
             silence = now - flow.last_seen
-            if not flow.connected and silence >= CONNECT_TIMEOUT and not flow.held:
-                self.report(flow, Failed(f"no answer in {CONNECT_TIMEOUT:g} s"), now)
+            if not flow.connected and silence >= _patience(flow) and not flow.held:
+                inbound = flow.direction == "inbound"
+                why = f"no answer in {CONNECT_TIMEOUT:g} s" if inbound else "no answer, the source has given up"
+                self.report(flow, Failed(why), now)
             elif silence >= IDLE_TIMEOUT:
                 self.report(flow, Closed(f"no segment in {IDLE_TIMEOUT / 3600:g} h, no longer watched"), now)
             elif counters_due and flow.counted_bytes != (flow.bytes_sent, flow.bytes_received):
@@ -346,6 +355,13 @@ class FlowTable:
             entry = self._by_segment.get(raw_key)
             if entry is not None and entry[0] is flow:
                 del self._by_segment[raw_key]
+
+
+def _patience(flow: Flow) -> float:
+    """Seconds without a TCP SYN after which a flow's source has given up.  Those of peers may be lost on the way."""
+    if flow.direction == "inbound":
+        return CONNECT_TIMEOUT
+    return min(CONNECT_TIMEOUT, GIVEN_UP + 2 * (flow.last_seen - flow.first_seen))
 
 
 def segment_key(packet: bytes, offset: int = VNET_HEADER_SIZE) -> tuple[bytes, int] | None:

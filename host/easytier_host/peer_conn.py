@@ -44,6 +44,8 @@ DOUBT_ROUND_TRIPS: Final = 4
 DOUBT_REST: Final = 5.0
 """Seconds from one doubt to the next.  Who forges goodbyes would use up the neighbour's allowance of Pongs else."""
 MAX_PONGS_PER_SECOND: Final = 100
+UNANSWERED: Final = "no answer to pings"
+"""Why a connection ends that is dead."""
 LIVE_TIME: Final = 3.0
 """Seconds since the last frame for which a connection counts as the way that its neighbour uses: answered pings are 2 s
 apart."""
@@ -83,6 +85,7 @@ class PeerConn:
         self._sequence = 0
         self._pending: dict[int, float] = {}
         self._doubted_at: float | None = None
+        self._why_doubted = UNANSWERED
         self._next_doubt_at = -math.inf
         self._unanswered = 0
         self._next_ping_at = now
@@ -109,11 +112,15 @@ class PeerConn:
         from here."""
         return self._unanswered > 1 or self._doubted_at is not None
 
-    def doubt(self, now: float) -> bytes | None:
-        """There is a reason to think that the neighbour has gone: returns a Ping to send, None if it is in doubt already."""
+    def doubt(self, now: float, why: str = UNANSWERED) -> bytes | None:
+        """There is a reason to think that the neighbour has gone: returns a Ping to send, None if it is in doubt already.
+
+        `why` is what users read should it be dead.
+        """
         if self._doubted_at is not None or now < self._next_doubt_at:
             return None
         self._doubted_at = now
+        self._why_doubted = why
         self._next_doubt_at = now + DOUBT_REST
         return self._ping(now)
 
@@ -153,6 +160,11 @@ class PeerConn:
         return PEER_HEADER.pack(self._my_peer_id, self.peer_id, PacketType.PING, 0, 1, 0, _SEQUENCE.size) + _SEQUENCE.pack(
             sequence
         )
+
+    @property
+    def end_reason(self) -> str:
+        """Why it ends, if it is dead."""
+        return UNANSWERED if self._doubted_at is None else self._why_doubted
 
     def is_dead(self, now: float) -> bool:
         """True once the neighbour has been silent for too long."""

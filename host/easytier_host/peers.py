@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from easytier_host.metrics import Metrics
-from easytier_host.peer_conn import LIVE_TIME, PeerConn, transmit
+from easytier_host.peer_conn import LIVE_TIME, UNANSWERED, PeerConn, transmit
 from easytier_host.sleep_watch import SleepWatch
 from easytier_host.tunnel.base import Tunnel
 from easytier_host.tunnel.url import subscriber
@@ -118,9 +118,9 @@ class PeerMap:
         del self.best[conn.peer_id]
         self._on_left(conn.peer_id, reason)
 
-    def doubt(self, conn: PeerConn, now: float) -> None:
+    def doubt(self, conn: PeerConn, now: float, why: str = UNANSWERED) -> None:
         """There is a reason to think that the neighbour has gone: ask, and let other connections have the frames meanwhile."""
-        ping = conn.doubt(now)
+        ping = conn.doubt(now, why)
         if ping is not None:
             transmit(conn, [ping], self._metrics)
             if conn.peer_id in self._connections:
@@ -153,7 +153,7 @@ class PeerMap:
         for conn in self:
             ping = conn.tick(now)
             if conn.is_dead(now):
-                conn.tunnel.close("no answer to pings")
+                conn.tunnel.close(conn.end_reason)
             elif ping is not None:
                 transmit(conn, [ping], self._metrics)
         for peer_id in self._connections:

@@ -147,13 +147,49 @@ def test_a_reset_ends_a_connection_at_once(side: str, by: str) -> None:
     assert wire.events() == []
 
 
-def test_no_answer_fails_after_the_time_of_linux() -> None:
-    wire = Wire()
+def test_no_answer_to_a_peer_fails_after_the_time_of_linux() -> None:
+    wire = Wire(inbound=True)
     wire.out(SYN)
     wire.table.tick(wire.now + CONNECT_TIMEOUT - 1)
     assert wire.names() == ["Seen"]
     wire.table.tick(wire.now + CONNECT_TIMEOUT)
     assert wire.events() == [Failed("no answer in 130 s")]
+
+
+@pytest.mark.parametrize(
+    "at",
+    [(0, 1, 3, 7, 15, 31, 63), (0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 67), (0, 3, 9, 21)],
+    ids=["Linux", "Linux 6.5", "old Windows"],
+)
+@pytest.mark.parametrize("tries", [1, 2, 3, 20])
+def test_an_application_that_gives_up_is_known_by_the_syn_that_does_not_come(at: tuple[int, ...], tries: int) -> None:
+    wire = Wire()
+    start = wire.now
+    seconds = iter(range(1000))
+    for syn in at[:tries]:
+        for second in seconds:
+            if second >= syn:
+                break
+            wire.table.tick(start + second)
+        wire.now = start + syn
+        wire.out(SYN)
+    assert "Failed" not in wire.names()
+    last = at[:tries][-1]
+    wire.table.tick(start + min(3 * last + 4, last + CONNECT_TIMEOUT) - 0.1)
+    assert wire.names() == []
+    wire.table.tick(start + min(3 * last + 4, last + CONNECT_TIMEOUT))
+    assert wire.events() == [Failed("no answer, the source has given up")]
+
+
+def test_an_application_is_given_its_time_after_its_syn_was_held() -> None:
+    """The KCP that did not work took 4 s, in which the SYNs at 1 and 3 s went another way."""
+    wire = Wire()
+    flow = wire.out(SYN)
+    assert flow is not None
+    wire.table.report(flow, Connecting(), wire.now + 4)
+    for second in range(5, 11):
+        wire.table.tick(wire.now + second)
+    assert flow.ended is None
 
 
 def test_a_held_flow_is_not_timed_out() -> None:

@@ -699,7 +699,7 @@ async def test_time_outs_are_told_by_the_tick() -> None:
         w.gate.admit([SYN_FRAME])
         w.clock.advance(131)
         w.gate.tick()
-        assert w.events()[-1] == Failed("no answer in 130 s")
+        assert w.events()[-1] == Failed("no answer, the source has given up")
 
 
 async def test_a_transport_whose_dial_is_no_coroutine_costs_its_flow_nothing() -> None:

@@ -177,12 +177,13 @@ def test_a_silent_connection_yields_to_one_that_answers_before_it_counts_as_dead
 def test_frames_leave_a_connection_in_doubt_and_it_is_closed_without_answer() -> None:
     peers, clock = Peers(), FakeClock()
     doubted, other = peers.add(PEER, 0.02), peers.add(PEER, 0.2)
-    peers.map.doubt(doubted, clock.now)
+    peers.map.doubt(doubted, clock.now, "said goodbye")
     assert peers.map.best[PEER] is other
     [ping] = fake_tunnel(doubted).take()
     assert PeerHeader.parse(ping).packet_type == PacketType.PING
     peers.map.tick(clock.advance(1.0))
-    assert fake_tunnel(doubted).reason == "no answer to pings"
+    # Not what it left unanswered, but why it was asked.
+    assert fake_tunnel(doubted).reason == "said goodbye"
     assert peers.map.connections(PEER) == [other]
 
 
