@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -24,6 +25,8 @@ QUEUE_SECONDS: Final = 0.05
 """What the queue holds if neither it nor a longer round trip is given."""
 SMALLEST_QUEUE: Final = 30_000
 UNLIMITED_QUEUE: Final = 625_000
+BACKGROUND_SECONDS: Final = 0.5
+"""Between two looks at whether the terminal may be read."""
 
 _EPILOG: Final = """\
 Each namespace gets a device link0, LEFT with 10.99.0.1 and RIGHT with 10.99.0.2; any program can run over it:
@@ -31,7 +34,7 @@ Each namespace gets a device link0, LEFT with 10.99.0.1 and RIGHT with 10.99.0.2
     python -m bench.link left right --rate 50 --rtt 50 --loss 2
     ip netns exec left ping 10.99.0.2                             in another terminal
 
-While it runs, a line with other options changes the link, as "--loss 100" does, which cuts it.  What such a line does not name
+While it runs, in the foreground, a line with other options changes the link, as "--loss 100" does, which cuts it.  What such a line does not name
 stays.  Exit status: 0 ended by Ctrl-C or SIGTERM, 1 the link could not be made, 2 wrong usage.
 """
 
@@ -178,7 +181,7 @@ def _namespace(name: str) -> Iterator[None]:
 def _obey(link: LossyLink, options: dict[str, Any]) -> NoReturn:
     """Change the link as lines of standard input say, until a signal."""
     parser = _parser(_LineParser, ends=False)
-    for line in sys.stdin or ():
+    for line in lines():
         try:
             changed = options | vars(parser.parse_args(shlex.split(line)))
             wanted = to_link(changed)
@@ -190,6 +193,20 @@ def _obey(link: LossyLink, options: dict[str, Any]) -> NoReturn:
         print(described(wanted), flush=True)
     while True:
         signal.pause()
+
+
+def lines() -> Iterator[str]:
+    """Those of standard input; of a terminal none while the command runs in its background, where reading would stop it."""
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+    while sys.stdin is not None:
+        try:
+            line = sys.stdin.readline()
+        except OSError:
+            time.sleep(BACKGROUND_SECONDS)
+            continue
+        if not line:
+            return
+        yield line
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import sys
+from pathlib import Path
+
 import pytest
 
 from bench.link import LinkOptions
@@ -55,3 +60,44 @@ def test_it_needs_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main(["left", "right"]) == 1
     assert "run it as root" in capsys.readouterr().err
+
+
+_SHELL = """
+import os, signal, subprocess, sys
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+job = subprocess.Popen([sys.executable, "-c", sys.argv[1]], process_group=0)
+input()
+os.tcsetpgrp(0, job.pid)
+job.wait()
+"""
+_JOB = """
+from bench import link_command
+sleep = link_command.time.sleep
+link_command.time.sleep = lambda seconds: (print("waits", flush=True), sleep(0.05))
+print("got", next(link_command.lines()))
+"""
+
+
+def test_in_the_background_it_goes_on_and_reads_once_it_is_in_front() -> None:
+    """A job that reads its terminal in the background is stopped by the kernel, and the line with it."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(Path(__file__).parents[3])
+        os.execv(sys.executable, [sys.executable, "-c", _SHELL, _JOB])
+    said = b""
+
+    def until(word: bytes) -> None:
+        nonlocal said
+        while word not in said:
+            # An error once nobody has the other end any more.
+            said += os.read(terminal, 4096)
+
+    try:
+        until(b"waits")
+        os.write(terminal, b"fg\n")
+        until(b"fg")
+        os.write(terminal, b"--loss 2\n")
+        until(b"got --loss 2")
+    finally:
+        os.close(terminal)
+        os.waitpid(pid, 0)
