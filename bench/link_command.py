@@ -34,8 +34,8 @@ Each namespace gets a device link0, LEFT with 10.99.0.1 and RIGHT with 10.99.0.2
     python -m bench.link left right --rate 50 --rtt 50 --loss 2
     ip netns exec left ping 10.99.0.2                             in another terminal
 
-While it runs, in the foreground, a line with other options changes the link, as "--loss 100" does, which cuts it.  What such a line does not name
-stays.  Exit status: 0 ended by Ctrl-C or SIGTERM, 1 the link could not be made, 2 wrong usage.
+While it runs in the foreground a line with other options changes the link, as "--loss 100" does, which cuts it.  What such a
+line does not name stays.  Exit status: 0 ended by Ctrl-C or SIGTERM, 1 the link could not be made, 2 wrong usage.
 """
 
 

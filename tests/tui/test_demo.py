@@ -34,6 +34,16 @@ def test_a_full_queue_drops_its_tail() -> None:
     assert len(direction.due(1.0)) == 3
 
 
+def test_a_queue_tells_when_it_is_empty() -> None:
+    direction = Direction(PERFECT, 1)
+    assert direction.queued(9.0) == 0
+    for _ in range(2):
+        direction.offer(bytes(1000), 10.0)
+    assert direction.queued(10.0) == pytest.approx(0.002)
+    # What is on its way to the other end is no longer in it.
+    assert direction.queued(10.002) == 0
+
+
 def test_losses_are_those_of_the_seed() -> None:
     line = Line(rate_bits=1e9, delay=0.0, loss=0.1, queue_bytes=10**9)
     lost = []

@@ -19,6 +19,7 @@ import anyio
 READ_BYTES: Final = 65_536
 READS_PER_TURN: Final = 128
 BUFFER_BYTES: Final = 4 << 20
+LOOK_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Direction:
     def __init__(self, line: Line, seed: int) -> None:
         self.lost = 0
         self.overflowed = 0
+        self.delay = line.delay
         self._line = line
         self._random = random.Random(seed)
         self._free_at = 0.0
@@ -61,6 +63,10 @@ class Direction:
         while self._under_way and self._under_way[0][0] <= now:
             found.append(self._under_way.popleft()[1])
         return found
+
+    def queued(self, now: float) -> float:
+        """Seconds for which what came last still waits for the rate."""
+        return max(0.0, self._free_at - now)
 
     def next_due(self) -> float:
         """When the next datagram is due; infinity when there is none."""
@@ -94,6 +100,12 @@ class BadLine:
         finally:
             self._near.close()
             self._far.close()
+
+    async def rested(self) -> None:
+        """Return once both queues are empty and what was in them has had a round trip."""
+        while any(way.queued(anyio.current_time()) for way in (self.there, self.back)):  # noqa: ASYNC110 - the clock empties it
+            await anyio.sleep(LOOK_SECONDS)
+        await anyio.sleep(2 * self.there.delay)
 
     async def _wait(self) -> None:
         """Return when a socket has something, or a datagram is due."""
