@@ -45,12 +45,10 @@ class RelayError(Exception):
     """A stream broke before both directions had ended; `side` is the stream that broke."""
 
     def __init__(self, side: Side, cause: BaseException) -> None:
-        if isinstance(cause, ConnectionResetError):
-            super().__init__(f"reset by the {side}")
-        else:
-            super().__init__(f"the {side} side broke{_why(cause)}")
+        # Who writes to what has been reset reads EPIPE.
+        self.is_reset = isinstance(cause, ConnectionResetError | BrokenPipeError)
+        super().__init__(f"reset by the {side}" if self.is_reset else f"the {side} broke off{_words(cause)}")
         self.side: Side = side
-        self.is_reset = isinstance(cause, ConnectionResetError)
 
 
 async def carry(source: TcpConnection, destination: TcpConnection, report: Report) -> None:
@@ -97,7 +95,8 @@ async def carry(source: TcpConnection, destination: TcpConnection, report: Repor
             end = Failed(_reason_of(broken) or str(error))
     except* (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, OSError) as errors:
         error = _only(errors)
-        end = Failed("did not close in time" if isinstance(error, TimeoutError) else f"did not close{_why(error)}")
+        timed_out = isinstance(error, TimeoutError) and not str(error)
+        end = Failed(f"its ends did not close{f' within {CLOSE_TIMEOUT:g} s' if timed_out else _words(error)}")
     except* Exception:
         logger.exception("a connection failed in a way that it may not")
         end = Failed("one of its connections failed, see the log")
@@ -170,10 +169,10 @@ async def _drop(stream: TcpConnection) -> None:
         logger.exception("a connection failed to end")
 
 
-def _why(cause: BaseException) -> str:
-    """What an error says of itself, as a clause for the user; the names of its kind are for programs."""
-    text = (isinstance(cause, OSError) and cause.strerror) or str(cause)
-    return f": {text}" if text else ""
+def _words(error: BaseException) -> str:
+    """What an error says to users, as a clause; a class of ours or anyio's says nothing."""
+    words = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return f": {words}" if words else ""
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
