@@ -25,6 +25,7 @@ from easytier_host.config.model import HOSTNAME_LENGTH, Config, FileLog, Flags
 from easytier_host.config.options import Given, Options
 from easytier_host.config.schema import SETTINGS, Status
 from easytier_host.config.secret import is_open_to_others
+from easytier_host.config.toml_faults import explain
 from easytier_host.config.toml_lines import find_lines
 
 MAX_FILE_BYTES: Final = 1 << 20
@@ -209,8 +210,8 @@ def _parse_toml(text: str, source: str) -> tuple[dict[str, Any], Mapping[tuple[s
         place = _TOML_PLACE.match(str(fault))
         if place is None:
             raise ConfigError([f"{source}: {fault}"]) from None
-        line, column = place["line"] or text.count("\n") + 1, place["column"] or 1
-        raise ConfigError([f"{source}:{line}:{column}: {place['text']}"]) from None
+        line, column = int(place["line"] or text.rstrip().count("\n") + 1), place["column"] or 1
+        raise ConfigError([f"{source}:{line}:{column}: {explain(place['text'], line, text)}"]) from None
     except RecursionError:
         raise ConfigError([f"{source}: brackets are nested too deeply"]) from None
     except ValueError as fault:
@@ -241,7 +242,7 @@ def _walk(
         if name in SETTINGS:
             setting(name, (name,), value)
         elif name not in _TOP_LEVEL:
-            problem((name,), f'unknown key "{name}" in [root]{nearest(name, _TOP_LEVEL)}')
+            problem((name,), f'unknown key "{name}" in [root]{_place_for(name) or nearest(name, _TOP_LEVEL)}')
         elif not isinstance(value, dict):
             problem((name,), f"{name}: expected a table, found {toml_type(value)}")
         elif name == PLUGINS:
@@ -257,8 +258,16 @@ def _walk(
                     setting(key, (name, part), item)
                 else:
                     known = [other.partition(".")[2] for other in SETTINGS if other.startswith(f"{name}.")]
-                    problem((name, part), f'unknown key "{part}" in [{name}]{nearest(part, known)}')
+                    problem((name, part), f'unknown key "{part}" in [{name}]{_place_for(part) or nearest(part, known)}')
     return given, plugins
+
+
+def _place_for(name: str) -> str:
+    """A clause that says where a key belongs which is in the wrong place; empty if it is in no other."""
+    if name in SETTINGS:
+        return "; it belongs above the first [table] of the file"
+    tables = [key.partition(".")[0] for key in SETTINGS if key.partition(".")[2] == name]
+    return f"; it belongs below [{tables[0]}]" if len(tables) == 1 else ""
 
 
 def _check(given: Iterable[Given], findings: _Findings) -> dict[str, Any]:
@@ -274,7 +283,12 @@ def _check(given: Iterable[Given], findings: _Findings) -> dict[str, Any]:
         try:
             value = setting.kind.parse(one.value)
         except MisplacedError as fault:
-            findings.problems.append(f"{one.place(fault.path)}: {fault}")
+            text, _, hint = str(fault).partition("; ")
+            if text.startswith("unknown key"):
+                text += _place_for(str(fault.path[-1])) or (hint and f"; {hint}")
+            else:
+                text = str(fault)
+            findings.problems.append(f"{one.place(fault.path)}: {text}")
             continue
         except ValueError as fault:
             findings.problems.append(f"{one.place()}: {one.key + ': ' if one.path else ''}{fault}")
