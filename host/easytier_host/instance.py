@@ -460,6 +460,13 @@ class Node:
             self.nic.name if self.nic is not None else "none",
             ", ".join(self.listeners) or "nothing",
         )
+        begins = "kcp" in self.gate.transports and (flags.enable_kcp_proxy or config.plugins.get("kcp", False) is not False)
+        self._log.info(
+            "TCP from here goes by %s; KCP of peers is %s; TCP stack: %s",
+            "KCP where it can" if begins else "plain TCP",
+            "accepted" if self.own_record.feature_flag.kcp_input else "refused",
+            self.gate.stack.name if self.gate.stack is not None else f"none, {self.gate.stack_obstacle}",
+        )
 
     # What runs
 

@@ -1,7 +1,7 @@
 """The command `easytier-core`: reads the configuration and runs a node for each network until a signal (`signals`).
 
 Exit status 0: ended as asked.  1: the configuration is wrong, or a node could not start; each fault is a line on standard
-error.  2: wrong usage.
+error.  2: wrong usage, values of options included.
 Everything heavy is imported only once it is needed, so that `--help` and a wrong option answer at once.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from easytier_host.config import Config, ConfigError, Loaded, load
 from easytier_host.config.completions import completions
 from easytier_host.config.loader import STANDARD_INPUT
-from easytier_host.config.model import default_plugins
+from easytier_host.config.model import DEFAULT_NETWORK, default_plugins
 from easytier_host.config.options import PROGRAM_NAME, Options, make_parser, parse
 from easytier_host.config.secret import hidden
 
@@ -39,6 +39,7 @@ logger = logging.getLogger("easytier.main")
 
 OK: Final = 0
 FAILED: Final = 1
+WRONG_USAGE: Final = 2
 
 MAX_FILES: Final = 65_536
 """Descriptors: several for each of the flows that the tables hold."""
@@ -61,7 +62,9 @@ def main(argv: Sequence[str] | None = None, *, environ: Mapping[str, str] = os.e
             return _check(loaded, environ)
         return _run(loaded, options, environ)
     except ConfigError as error:
-        return _fail(*error.problems)
+        _fail(*error.problems)
+        # What was typed is wrong, and no file.
+        return WRONG_USAGE if all(problem.startswith("--") for problem in error.problems) else FAILED
 
 
 def _hide_secret() -> None:
@@ -102,13 +105,22 @@ def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:
 
 
 def _check(loaded: Loaded, environ: Mapping[str, str]) -> int:
-    for warning in loaded.warnings:
+    for warning in _warnings(loaded):
         print(f"{PROGRAM_NAME}: warning: {warning}", file=sys.stderr)
     _load_plugins(loaded, environ)
     print(
         "ok: " + ", ".join(f'instance "{config.instance_name}" in network "{config.network_name}"' for config in loaded.configs)
     )
     return OK
+
+
+def _warnings(loaded: Loaded) -> Iterator[str]:
+    yield from loaded.warnings
+    for config, origin in zip(loaded.configs, loaded.origins, strict=True):
+        # What an empty file means, and a command without options; stock does it without a word.
+        if config.network_name == DEFAULT_NETWORK and not config.network_secret:
+            place = f"{origin.source}: " if origin.source else ""
+            yield f'{place}the network is "{config.network_name}" without a secret, as of anybody who names none: set both'
 
 
 def _load_plugins(loaded: Loaded, environ: Mapping[str, str]) -> list[PluginManager]:
@@ -161,7 +173,7 @@ def _run(loaded: Loaded, options: Options, environ: Mapping[str, str]) -> int:
             levels = stack.enter_context(configured(first.console_log_level, first.file_log, log_format=options.log_format))
         except OSError as fault:
             return _fail(f"log file in {first.file_log.dir}: {fault.strerror}")
-        for warning in loaded.warnings:
+        for warning in _warnings(loaded):
             logger.warning("%s", warning)
         try:
             read = partial(_read_again, options, environ)

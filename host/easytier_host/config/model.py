@@ -20,6 +20,9 @@ HOSTNAME_LENGTH: Final = 32
 
 UNLIMITED: Final = 2**64 - 1
 
+DEFAULT_NETWORK: Final = "default"
+"""Of whoever names none."""
+
 DEFAULT_PLUGINS: Final = ("kcp", "kernel")
 """Plugins that are loaded without being named in `[plugins]`: stock accepts KCP, and ends TCP by the kernel, by default."""
 
@@ -145,7 +148,7 @@ class Config:
     instance_name: str = "default"
     instance_id: UUID = field(default_factory=uuid4)
     hostname: str = field(default_factory=machine_hostname)
-    network_name: str = "default"
+    network_name: str = DEFAULT_NETWORK
     network_secret: str = field(default="", repr=False)
     ipv4: IPv4Interface | None = None
     ipv6: IPv6Interface | None = None

@@ -125,7 +125,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], *, program: str = PRO
         name = unknown[0].partition("=")[0]
         if name.startswith("--"):
             made.error(f'unrecognized option "{name}"{nearest(name, [f"--{known}" for known in OPTIONS])}')
-        made.error(f'unrecognized option "{name[:2]}"' if name.startswith("-") else "there is a word that belongs to no option")
+        # So may a word without an option be.
+        place = list(argv).index(unknown[0]) + 1
+        made.error(f'unrecognized option "{name[:2]}"' if name.startswith("-") else f"word {place} belongs to no option")
 
     reader = _Reader()
     for option in OPTIONS.values():

@@ -95,7 +95,7 @@ def _stack(node: Node) -> Iterator[Finding]:
     if failures:
         yield _warn(
             "fallback",
-            f"{len(failures)} flows fell back to plain TCP, the last one: {failures[-1]}",
+            f"{len(failures)} flow{'s' if len(failures) > 1 else ''} fell back to plain TCP, the last one: {failures[-1]}",
             "easytier-cli proxy --wide",
         )
 
@@ -130,7 +130,7 @@ def _kcp(node: Node) -> Iterator[Finding]:
         else:
             why, advice = "no plugin offers it", "see easytier-cli plugins"
         yield _warn("kcp in", f"this node accepts no KCP: {why}", advice)
-    if not (flags.enable_kcp_proxy or node.config.plugins.get("kcp")):
+    if not flags.enable_kcp_proxy and node.config.plugins.get("kcp", False) is False:
         yield _ok("kcp out", "off: flows from here are plain TCP; enable_kcp_proxy turns it on")
     elif "kcp" in node.gate.transports:
         yield _ok("kcp out", "on")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -16,7 +16,7 @@ from easytier_hooks import hookimpl
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.types import Capability, PeerCapabilities, PeerInfo
 from easytier_host import peers
-from easytier_host.config.model import Flags, ProxyNetwork
+from easytier_host.config.model import Flags, PluginSetting, ProxyNetwork
 from easytier_host.echo import echo_request
 from easytier_host.events import NodeEvent
 from easytier_host.instance import Node, NodeError
@@ -362,3 +362,24 @@ async def test_the_device_that_closes_with_its_node_is_no_failure(caplog: pytest
         nic.inject_packets([tcp_segment()])
     assert node.failure is None
     assert "cannot go on" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({}, "TCP from here goes by plain TCP; KCP of peers is accepted"),
+        ({"kcp": {}}, "TCP from here goes by KCP where it can; KCP of peers is accepted"),
+        ({"kcp": False}, "TCP from here goes by plain TCP; KCP of peers is refused"),
+    ],
+)
+async def test_the_start_is_logged_with_what_tcp_flows_get(
+    table: dict[str, PluginSetting], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    manager = PluginManager(table, defaults=("kcp",), environ={})
+    manager.load()
+    node = make_node(1, plugins=manager)
+    node.config = replace(node.config, plugins=table)
+    async with node:
+        pass
+    assert f"{said}; TCP stack: none, no TCP stack is loaded" in caplog.text

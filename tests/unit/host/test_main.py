@@ -193,6 +193,25 @@ def test_every_problem_of_the_configuration_is_a_line(stage: Stage, tmp_path: Pa
     assert stage.said == []
 
 
+def test_what_was_typed_is_wrong_usage_and_a_file_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("[flags]\nmtu = 1\n")
+    assert main(["--mtu", "much"], environ={}) == 2
+    assert capsys.readouterr().err.startswith("easytier-core: --mtu: ")
+    assert main(["-c", str(path)], environ={}) == 1
+    assert main([], environ={"ET_MTU": "much"}) == 1
+
+
+def test_nothing_said_of_the_network_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("")
+    for argv, place in (([], ""), (["-c", str(path)], f"{path}: ")):
+        assert main(["--check-config", *argv], environ={}) == 0
+        assert capsys.readouterr().err.startswith(f'easytier-core: warning: {place}the network is "default" without a secret')
+        assert main(["--check-config", *argv, "--network-secret", "s"], environ={}) == 0
+        assert "without a secret" not in capsys.readouterr().err
+
+
 def test_check_config_says_ok_and_starts_nothing(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check-config", "--network-name", "n", "-d"], environ={"ET_NETWORK_SECRET": "hunter2"}) == 0
     shown = capsys.readouterr()
@@ -215,7 +234,7 @@ def test_faults_of_plugins_have_file_and_line(
     stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str], check: list[str], text: str, problem: str
 ) -> None:
     path = tmp_path / "a.toml"
-    path.write_text(f"hostname = 'a'\n{text}")
+    path.write_text(f"network_identity.network_name = 'a'\n{text}")
     assert main([*check, "-c", str(path)], environ={}) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -227,10 +246,10 @@ def test_faults_of_all_networks_are_said_at_once(stage: Stage, tmp_path: Path, c
     files = two_files(tmp_path)
     for name in ("a", "b"):
         with (tmp_path / f"{name}.toml").open("a") as file:
-            file.write(f"\n[plugins]\nno-{name} = true")
+            file.write(f"\n[network_identity]\nnetwork_name = 'n'\n[plugins]\nno-{name} = true")
     assert main(["--check-config", *files], environ={}) == 1
     assert [line.partition(" is not")[0] for line in capsys.readouterr().err.splitlines()] == [
-        f"easytier-core: {tmp_path}/{name}.toml:3: plugin 'no-{name}'" for name in ("a", "b")
+        f"easytier-core: {tmp_path}/{name}.toml:5: plugin 'no-{name}'" for name in ("a", "b")
     ]
     assert main(["--list-plugins", "-c", f"{tmp_path}/a.toml"], environ={}) == 1
 
@@ -322,5 +341,5 @@ def test_no_colon_in_the_name_of_a_value_is_taken_for_a_command_by_zsh(capsys: p
 
 
 def test_completions_of_an_unknown_shell_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--gen-autocomplete", "dash"], environ={}) == 1
+    assert main(["--gen-autocomplete", "dash"], environ={}) == 2
     assert "unknown value" in capsys.readouterr().err

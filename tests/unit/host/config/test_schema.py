@@ -145,7 +145,7 @@ def test_an_option_without_effect_is_said_to_have_none(option: Option, tmp_path:
         (["--network-nam", "x"], 'unrecognized option "--network-nam"; did you mean "--network-name"?'),
         (["--network-secrt=hunter2"], 'unrecognized option "--network-secrt"; did you mean "--network-secret"?'),
         (["-z"], 'unrecognized option "-z"'),
-        (["hunter2"], "there is a word that belongs to no option"),
+        (["--mtu", "1300", "hunter2"], "word 3 belongs to no option"),
         (["--mtu"], "argument --mtu: expected one argument"),
     ],
 )

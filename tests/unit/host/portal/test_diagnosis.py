@@ -120,6 +120,6 @@ async def test_what_is_wrong_comes_with_advice() -> None:
         found = {each.subject: each for each in await diagnosis.findings(node)}
         assert {subject for subject, each in found.items() if each.status != "ok"} >= {"kcp in", "kcp out", "fallback", "mtu"}
         assert found["kcp out"].status == "fail"
-        assert found["fallback"].text == "1 flows fell back to plain TCP, the last one: kcp: no answer"
+        assert found["fallback"].text == "1 flow fell back to plain TCP, the last one: kcp: no answer"
         assert "disable_kcp_input is set" in found["kcp in"].text
         assert all(each.advice for each in found.values() if each.status != "ok")
