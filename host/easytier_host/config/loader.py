@@ -250,7 +250,7 @@ def _walk(
                 try:
                     plugins[plugin] = PLUGIN.parse(choice)
                 except ValueError as fault:
-                    problem((name, plugin), f"{name}.{plugin}: {fault}")
+                    problem((name, plugin), f"{name}.{plugin}: {fault}{_place_for(plugin)}")
         else:
             for part, item in value.items():
                 key = f"{name}.{part}"
