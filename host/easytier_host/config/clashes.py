@@ -41,19 +41,20 @@ class _Holding:
 
 def clashes(configs: Sequence[Config], origins: Sequence[Origin]) -> Iterator[str]:
     """Lines on what two of the networks cannot both have, each with the places of both."""
-    bound: list[tuple[_Bind, _Holding]] = []
+    bound: dict[tuple[str, int], list[tuple[str, _Holding]]] = {}
+    """By protocol and port, with the hosts."""
     held: dict[tuple[str, ...], _Holding] = {}
     for config, origin in zip(configs, origins, strict=True):
         for key, holding in _holdings(config, origin):
             first = held.setdefault(key, holding)
             if first is not holding:
                 yield f"{holding.place}: {holding.what}: {holding.value} is taken by {first.place}"
-        for bind, holding in _binds(config, origin):
-            for other, first in bound:
-                if bind.clashes(other):
-                    yield f"{holding.place}: {holding.what}: {holding.value} is taken by {first.value} of {first.place}"
-                    break
-            bound.append((bind, holding))
+        for protocol, host, port, holding in _binds(config, origin):
+            others = bound.setdefault((protocol, port), [])
+            taken = next((first for other, first in others if port and _overlap(host, other)), None)
+            if taken is not None:
+                yield f"{holding.place}: {holding.what}: {holding.value} is taken by {taken.value} of {taken.place}"
+            others.append((host, holding))
 
 
 def twins(configs: Sequence[Config], origins: Sequence[Origin]) -> Iterator[str]:
@@ -69,17 +70,9 @@ def twins(configs: Sequence[Config], origins: Sequence[Origin]) -> Iterator[str]
         named.setdefault(config.instance_name, place)
 
 
-@dataclass(frozen=True, slots=True)
-class _Bind:
-    protocol: str
-    host: str
-    port: int
-
-    def clashes(self, other: _Bind) -> bool:
-        if not self.port or (self.protocol, self.port) != (other.protocol, other.port):
-            return False
-        hosts = {self.host, other.host}
-        return len(hosts) == 1 or any(host in _ANY and len({":" in each for each in hosts}) == 1 for host in hosts)
+def _overlap(one: str, other: str) -> bool:
+    """Whether two sockets cannot be bound to a port of these hosts; IPv4 and IPv6 are apart here."""
+    return one == other or ((one in _ANY or other in _ANY) and (":" in one) == (":" in other))
 
 
 def _holdings(config: Config, origin: Origin) -> Iterator[tuple[tuple[str, ...], _Holding]]:
@@ -89,20 +82,21 @@ def _holdings(config: Config, origin: Origin) -> Iterator[tuple[tuple[str, ...],
     for key, interface in (("ipv4", config.ipv4), ("ipv6", config.ipv6)):
         if interface is not None:
             value = f"{interface.ip} in network {config.network_name}"
-            yield (config.network_name, str(interface.ip)), _Holding(origin.place(key), key, value)
+            network = (config.network_name, config.network_secret)
+            yield ("address", *network, str(interface.ip)), _Holding(origin.place(key), key, value)
 
 
-def _binds(config: Config, origin: Origin) -> Iterator[tuple[_Bind, _Holding]]:
+def _binds(config: Config, origin: Origin) -> Iterator[tuple[str, str, int, _Holding]]:
     for url in config.listeners:
         parts = urlsplit(url)
-        yield _Bind(parts.scheme, parts.hostname or "", parts.port or 0), _Holding(origin.place("listeners"), "listeners", url)
+        yield parts.scheme, parts.hostname or "", parts.port or 0, _Holding(origin.place("listeners"), "listeners", url)
     if config.socks5:
         host, port = _host_and_port(config.socks5.partition("://")[2])
-        yield _Bind("tcp", host, port), _Holding(origin.place("socks5_proxy"), "socks5_proxy", config.socks5)
+        yield "tcp", host, port, _Holding(origin.place("socks5_proxy"), "socks5_proxy", config.socks5)
     for index, forward in enumerate(config.port_forwards):
         host, port = _host_and_port(forward.bind_addr)
         holding = _Holding(origin.place("port_forward", index), "port_forward", f"{forward.proto}://{forward.bind_addr}")
-        yield _Bind(forward.proto, host, port), holding
+        yield forward.proto, host, port, holding
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

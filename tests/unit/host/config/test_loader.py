@@ -175,8 +175,10 @@ def test_an_object_built_in_code_has_the_defaults_of_stock() -> None:
         ),
         (
             "[plugins]\ndrain_timeout = 5",
-            "a.toml:2: plugins.drain_timeout: expected true, false or a table of options, found an integer; "
-            "it belongs above the first [table] of the file",
+            (
+                "a.toml:2: plugins.drain_timeout: expected true, false or a table of options, found an integer; "
+                "it belongs above the first [table] of the file"
+            ),
         ),
         ("mtu = 1300", 'a.toml:1: unknown key "mtu" in [root]; it belongs below [flags]'),
         ("a = 1\nb = \n", 'a.toml:2:5: there is nothing behind "b ="'),
