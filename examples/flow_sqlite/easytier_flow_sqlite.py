@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from easytier_hooks import Closed, Counters, Failed, FlowEvent, TcpFlow, hookimpl
+from easytier_hooks import Closed, Counters, Failed, FlowEvent, TcpFlow, check_options, hookimpl
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS flows (
@@ -29,8 +29,7 @@ class FlowSqlite:
     """The plugin. Options: `path` of the file, and `keep`, how many rows it holds. Raises ValueError for anything else."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
-        if unknown := options.keys() - {"path", "keep"}:
-            raise ValueError(f"no option {min(unknown)!r}, only path and keep")
+        check_options(options, "path", "keep")
         path, keep = options.get("path"), options.get("keep", 100_000)
         if not isinstance(path, str) or not path:
             raise ValueError("path: expected the name of a file")

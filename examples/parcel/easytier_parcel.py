@@ -36,6 +36,7 @@ from easytier_hooks import (
     TcpFlow,
     Transport,
     TransportUnavailable,
+    check_options,
     hookimpl,
 )
 
@@ -252,8 +253,7 @@ class Parcel:
     """The plugin. Options: `peers`, the host names of nodes that have it too. Raises ValueError for anything else."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
-        if unknown := options.keys() - {"peers"}:
-            raise ValueError(f"no option {min(unknown)!r}, only peers")
+        check_options(options, "peers")
         peers = options.get("peers", [])
         if not isinstance(peers, list) or not all(isinstance(peer, str) for peer in peers):
             raise ValueError(f"peers: expected a list of host names, not {peers!r}")

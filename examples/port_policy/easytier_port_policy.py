@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 
-from easytier_hooks import TCP, Selection, TcpFlow, hookimpl
+from easytier_hooks import TCP, Selection, TcpFlow, check_options, hookimpl
 
 
 class PortPolicy:
     """The plugin. Options: `ports`, a list of destination ports. Raises ValueError for anything else."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
-        if unknown := options.keys() - {"ports"}:
-            raise ValueError(f"no option {min(unknown)!r}, only ports")
+        check_options(options, "ports")
         ports = options.get("ports", [])
         if not isinstance(ports, list) or not all(isinstance(port, int) for port in ports):
             raise ValueError(f"ports: expected a list of port numbers, not {ports!r}")
