@@ -73,6 +73,7 @@ from easytier_host.targets import Targets
 from easytier_host.topology import Topology, capabilities_of, offered_networks, own_record, peer_info
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError
 from easytier_host.tunnel.url import TunnelUrl
+from easytier_host.turns import Pace
 from easytier_host.underlay_watch import UnderlayWatch
 
 logger = logging.getLogger("easytier.node")
@@ -371,7 +372,12 @@ class Node:
         )
         self.targets = Targets(self.gate, self.metrics, self.dial_target, self.owners, self.guard, self._program)
         self._rpc = PeerRpc(
-            self.peer_id, config.network_name, self.outbound.send_rpc, self.metrics, partial(secrets.randbits, 62)
+            self.peer_id,
+            config.network_name,
+            self.outbound.send_rpc,
+            self.metrics,
+            partial(secrets.randbits, 62),
+            clock=self._clock,
         )
         self.inbound = Inbound(
             self.peer_id,
@@ -387,6 +393,7 @@ class Node:
         self.watch_packets()
         own = own_record(config, plugins.capabilities())
         self._state = state = LinkState(self.peer_id, own, partial(secrets.randbits, 64), self._clock())
+        pace = Pace()
         self.topology = Topology(
             state,
             self._peers,
@@ -399,6 +406,7 @@ class Node:
             on_computed=self.owners.forget,
             on_succeeded=lambda peer_id: self._peers.doubt_peer(peer_id, self._clock()),
             carried_to=self.gate.carried_to,
+            pace=pace,
         )
         self.targets.wait_known = self.topology.wait_known
         self._center = PeerCenter(
@@ -409,7 +417,7 @@ class Node:
             own_latencies=self._peers.latencies_ms,
             on_change=self.topology.changed,
         )
-        self._sync = RouteSync(state, self._rpc, self.tasks, self._clock, self._wall_clock, self.topology.changed)
+        self._sync = RouteSync(state, self._rpc, self.tasks, self._clock, self._wall_clock, self.topology.changed, pace)
         identity = Identity(self.peer_id, config.network_name, network_digest(config.network_name, config.network_secret))
         self._admission = Admission(identity, self._peers, self.inbound.receive, self.tasks, self.metrics, self._clock)
         self.connectors = Connectors(self.tasks, self._admission, self._clock, random.random)
@@ -442,6 +450,7 @@ class Node:
         start = self.tasks.start_soon
         self.passage.route_subnets()
         start(self.entrances.run, name="entrances")
+        start(self._rpc.run, pace, name="rpc")
         start(self.topology.run, self.nic, name="topology")
         start(self._peers.run, self._clock, name="peer ticker")
         start(self.gate.run, name="flow ticker")

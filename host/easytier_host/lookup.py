@@ -31,6 +31,7 @@ from typing import Final
 
 from easytier_host.next_hop import Path
 from easytier_host.route_records import PeerRecord
+from easytier_host.steps import Steps, finish
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -98,15 +99,33 @@ class Lookup:
         self._own_ipv6 = own_ipv6
         self._hosts: dict[IPAddress, Target] = {}
         self._proxy_routes: set[IPv4Network] = set()
+        self._networks: list[_Network] = []
+        self.disputed: frozenset[int] = frozenset()
+        """Firm peers whose name and address another record has."""
+        finish(self.fill(records, paths, own_proxy_cidrs, exit_nodes, before, firm))
+
+    def fill(
+        self,
+        records: Iterable[PeerRecord],
+        paths: Mapping[int, Path],
+        own_proxy_cidrs: Sequence[IPv4Network],
+        exit_nodes: Sequence[IPAddress],
+        before: Lookup | None,
+        firm: Collection[int],
+    ) -> Steps[None]:
+        """Put these into a lookup that was made without any, in steps; it answers when they are done."""
         with_path = [record for record in records if record.peer_id in paths]
+        yield
         kept, self.disputed = _without_predecessors(with_path, firm)
+        yield
         # Nearest first, so that the first claim of an address or a network is the one to keep.
         reachable = sorted(
             kept,
             key=lambda record: (paths[record.peer_id].hops, paths[record.peer_id].latency_ms, record.peer_id),
         )
-        self._add_hosts(reachable, {} if before is None else before._hosts)
-        self._networks = self._longest_first(reachable, own_proxy_cidrs)
+        yield
+        yield from self._add_hosts(reachable, {} if before is None else before._hosts)
+        self._networks = yield from self._longest_first(reachable, own_proxy_cidrs)
         self._exit_target = self._find_exit(exit_nodes)
 
     def resolve(self, address: bytes) -> Target:
@@ -155,7 +174,7 @@ class Lookup:
         host_mask = (1 << 32 - length) - 1
         return ip == _LIMITED_BROADCAST or (length < 31 and int(ip) & host_mask == host_mask)
 
-    def _add_hosts(self, reachable: Sequence[PeerRecord], before: Mapping[IPAddress, Target]) -> None:
+    def _add_hosts(self, reachable: Sequence[PeerRecord], before: Mapping[IPAddress, Target]) -> Steps[None]:
         for own in (self._own_ipv4, self._own_ipv6):
             if own is not None:
                 self._hosts[own.ip] = Target(Kind.OWN, (), "our own address")
@@ -166,12 +185,13 @@ class Lookup:
                 mine = Target(Kind.PEER, (record.peer_id,), "a peer's virtual address")
                 if self._hosts.setdefault(interface.ip, mine).kind is Kind.PEER and before.get(interface.ip) == mine:
                     self._hosts[interface.ip] = mine
+            yield
         with_ipv4 = tuple(record.peer_id for record in reachable if record.ipv4 is not None)
         with_address = tuple(record.peer_id for record in reachable if record.ipv4 is not None or record.ipv6 is not None)
         self._fanout4 = Target(Kind.FANOUT, with_ipv4, "broadcast or multicast")
         self._fanout6 = Target(Kind.FANOUT, with_address, "multicast")
 
-    def _longest_first(self, reachable: Sequence[PeerRecord], own_cidrs: Sequence[IPv4Network]) -> list[_Network]:
+    def _longest_first(self, reachable: Sequence[PeerRecord], own_cidrs: Sequence[IPv4Network]) -> Steps[list[_Network]]:
         chosen = {cidr: Target(Kind.OWN, (), f"our own network {cidr}") for cidr in own_cidrs}
         for record in reachable:
             for cidr in record.proxy_cidrs:
@@ -182,6 +202,7 @@ class Lookup:
                 chosen[cidr] = Target(Kind.PEER, (record.peer_id,), f"network {cidr} of a peer")
                 if self._wants_route(cidr):
                     self._proxy_routes.add(cidr)
+            yield
         longest_first = sorted(chosen, key=lambda cidr: cidr.prefixlen, reverse=True)
         return [_Network(int(cidr.network_address), int(cidr.netmask), chosen[cidr]) for cidr in longest_first]
 

@@ -192,7 +192,7 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _shorten_collections() -> None:
+def shorten_collections() -> None:
     """Keep the garbage collector's pauses, tenths of a second with all that is loaded, from every flow.  What a packet or a
     segment leaves behind is in no circle, so it hardly ever has to look."""
     gc.collect()
@@ -295,7 +295,7 @@ async def _run_node(
     try:
         async with node:
             running.append(node)
-            _shorten_collections()
+            shorten_collections()
             note_start()
             try:
                 await node.wait_closed()

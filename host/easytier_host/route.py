@@ -6,8 +6,8 @@ hops.
 
 `LinkState` is sans-IO: it has no socket, clock or randomness of its own.  Four things move it: `update_own`, the neighbours
 that come and go, `handle_request` and `on_response`, and `expire`.  Two things drain it: `build_request` says what to send,
-`generation` when to compute next hops anew.  `route_sync` drives it.  Format and rules: wire specification, control plane
-section 7.
+`generation` when to compute next hops anew.  `route_sync` drives it; what may take long is done in steps there, between which
+any of these may be called.  Format and rules: wire specification, control plane section 7.
 
 Who says what: a neighbour is believed about itself, whatever version others have brought, and nobody else is about a neighbour.
 All other records and connections may be anybody's invention; so in full tables what one neighbour has brought gives way to what
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Final
 
 from easytier_host.hearsay import Hearsay
@@ -33,11 +34,12 @@ from easytier_host.route_records import (
     decode_bitmap,
     decode_peer_list,
     decode_record,
-    encode_bitmap,
+    encode_bitmap_in_steps,
     encode_record,
     may_pass_on,
 )
 from easytier_host.route_tables import RouteCounters, Session, StoredConnInfo, StoredRecord
+from easytier_host.steps import Steps, finish
 
 # Wire constants, in seconds (control plane 7.4 and 7.8).
 RENEWAL_INTERVAL: Final = 3600.0
@@ -56,6 +58,8 @@ MAX_RECORD_SIZE: Final = 4096
 """Bytes of one record; stock's have about 100, and room is left for some 200 CIDRs."""
 MAX_REQUEST_RECORDS_SIZE: Final = 256 * 1024
 """Bytes of records in one request, a quarter of what a call may have; the rest follows in the next."""
+STEP_VERSIONS: Final = 100
+"""Versions that are noted in one step."""
 MAX_BITMAP_PEERS: Final = 2 * MAX_NEIGHBOURS
 """Peers in one matrix, 0.5 MiB; rows that do not fit follow in the next request.  The longest row fits alone."""
 
@@ -128,14 +132,7 @@ class LinkState:
 
     def reachable(self) -> frozenset[int]:
         """The peers with a record to which announced connections lead from us."""
-        if self._searched_generation != self._generation:
-            self._searched_generation = self._generation
-            self._nearest_first = self._search()
-            self._reachable = frozenset(self._nearest_first)
-            # While a peer was out of reach, others may have forgotten it sooner than we: it is new to them again.
-            for peer_id in self._unreachable & self._reachable:
-                self._forget_saved(peer_id)
-            self._unreachable = frozenset(self._records.keys() - self._reachable)
+        finish(self._search_if_stale())
         return self._reachable
 
     # What we tell about ourselves
@@ -186,6 +183,11 @@ class LinkState:
 
     def wants_sync(self, peer_id: int) -> bool:
         """Whether a neighbour lacks something that we know."""
+        return finish(self.wants_sync_in_steps(peer_id))
+
+    def wants_sync_in_steps(self, peer_id: int) -> Steps[bool]:
+        """The same in steps."""
+        yield from self._search_if_stale()
         session = self._sessions.get(peer_id)
         return session is not None and (
             any(True for _ in self._newer_records(peer_id, session)) or any(True for _ in self._newer_conns(peer_id, session))
@@ -198,10 +200,17 @@ class LinkState:
 
         None also for a peer without session.  A large network may take several requests: ask `wants_sync` after each.
         """
+        return finish(self.build_request_in_steps(peer_id, now, wall_now, keepalive=keepalive))
+
+    def build_request_in_steps(
+        self, peer_id: int, now: float, wall_now: float, *, keepalive: bool = False
+    ) -> Steps[peer_rpc_pb2.SyncRouteInfoRequest | None]:
+        """The same in steps."""
+        self._renew_own(now)
+        yield from self._search_if_stale()
         session = self._sessions.get(peer_id)
         if session is None:
             return None
-        self._renew_own(now)
         request = peer_rpc_pb2.SyncRouteInfoRequest(
             my_peer_id=self.peer_id, my_session_id=session.session_id, is_initiator=True
         )
@@ -216,6 +225,7 @@ class LinkState:
             if size > MAX_REQUEST_RECORDS_SIZE and request.peer_infos.items:
                 break
             request.peer_infos.items.append(message)
+            yield
         rows: dict[int, tuple[int, frozenset[int]]] = {}
         mentioned: set[int] = set()
         for row_id, version, neighbours in self._newer_conns(peer_id, session):
@@ -223,8 +233,9 @@ class LinkState:
             if len(wider) <= MAX_BITMAP_PEERS:
                 mentioned = wider
                 rows[row_id] = (version, neighbours)
+            yield
         if rows:
-            request.conn_bitmap.CopyFrom(encode_bitmap(rows))
+            request.conn_bitmap.CopyFrom((yield from encode_bitmap_in_steps(rows)))
         return request if request.HasField("peer_infos") or rows or keepalive else None
 
     def on_response(
@@ -263,15 +274,23 @@ class LinkState:
         self, from_peer: int, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float
     ) -> peer_rpc_pb2.SyncRouteInfoResponse:
         """Take what a neighbour knows better.  Raises RouteError if it has no session or claims another id than its own."""
+        return finish(self.handle_request_in_steps(from_peer, request, now))
+
+    def handle_request_in_steps(
+        self, from_peer: int, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float
+    ) -> Steps[peer_rpc_pb2.SyncRouteInfoResponse]:
+        """The same in steps, one for each record and each row.  Raises RouteError as well if the session ends meanwhile."""
         session = self._sessions.get(from_peer)
         if session is None:
             raise RouteError(f"no session with peer {from_peer}: it is not a neighbour")
         if request.my_peer_id != from_peer:
             raise RouteError(f"peer {from_peer} speaks for peer {request.my_peer_id}")
         session.meet(request.my_session_id)
-        for message in request.peer_infos.items[:MAX_RECORDS]:
-            self._take_record(from_peer, session, message, now)
-        self._take_conn_info(from_peer, session, request, now)
+        for step in (self._take_records, self._take_conn_info):
+            for _ in step(from_peer, session, request, now):
+                yield
+                if self._sessions.get(from_peer) is not session:
+                    raise RouteError(f"peer {from_peer} has gone")
         # `error` stays unset: present, even with value 0, it ends a stock daemon.
         return peer_rpc_pb2.SyncRouteInfoResponse(is_initiator=True, session_id=session.session_id)
 
@@ -290,6 +309,13 @@ class LinkState:
             if peer_id not in self._records and now - conn.received >= UNREACHABLE_LIFETIME:
                 self._drop_conn(peer_id)
                 self._forget_saved(peer_id)
+
+    def _take_records(
+        self, bringer: int, session: Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float
+    ) -> Steps[None]:
+        for message in request.peer_infos.items[:MAX_RECORDS]:
+            self._take_record(bringer, session, message, now)
+            yield
 
     def _take_record(self, bringer: int, session: Session, message: peer_rpc_pb2.RoutePeerInfo, now: float) -> None:
         peer_id, version = message.peer_id, message.version
@@ -326,38 +352,50 @@ class LinkState:
                 self._generation += 1
         _raise_to(session.records, peer_id, version)
 
-    def _take_conn_info(self, bringer: int, session: Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float) -> None:
+    def _take_conn_info(
+        self, bringer: int, session: Session, request: peer_rpc_pb2.SyncRouteInfoRequest, now: float
+    ) -> Steps[None]:
         bitmap, peer_list = request.conn_bitmap, request.conn_peer_list
         if len(bitmap.peer_ids) > MAX_RECORDS or len(peer_list.peer_conn_infos) > MAX_RECORDS:
             self.counters.conn_info_refused += 1
             return
         known = {peer_id: conn.version for peer_id, conn in self._conns.items()}
-        told = self._neighbours - {bringer}
-        for peer_id in told:
-            known[peer_id] = max(known.get(peer_id, 0), self._hearsay.row_version(peer_id))
-        if bringer in self._conns and self._conns[bringer].bringer != bringer:
-            # What others said of it before it came may have any version.
-            del known[bringer]
-        # Nobody knows our own neighbours better than we.
-        known[self.peer_id] = _LAST_VERSION
+        known.update((peer_id, self._known_version(bringer, peer_id)) for peer_id in (*self._neighbours, self.peer_id))
+        yield
         try:
-            rows = list(decode_bitmap(bitmap, known))
+            for peer_id, version, neighbours in chain(decode_bitmap(bitmap, known), decode_peer_list(peer_list, known)):
+                # Others may have brought a newer one since this work began.
+                if version <= self._known_version(bringer, peer_id):
+                    continue
+                if peer_id in self._neighbours and peer_id != bringer:
+                    # It knows better itself.
+                    self._hearsay.note_row(bringer, peer_id, version, neighbours, now)
+                else:
+                    self._take_row(bringer, peer_id, version, neighbours, now)
+                yield
         except ValueError:
             self.counters.conn_info_refused += 1
             return
-        rows += decode_peer_list(peer_list, known)
-        for peer_id, version, neighbours in rows:
-            if peer_id in told:
-                # It knows better itself.
-                self._hearsay.note_row(bringer, peer_id, version, neighbours, now)
-            else:
-                self._take_row(bringer, peer_id, version, neighbours, now)
-        for entry in [*bitmap.peer_ids, *(info.peer_id for info in peer_list.peer_conn_infos)]:
+        for number, entry in enumerate(chain(bitmap.peer_ids, (info.peer_id for info in peer_list.peer_conn_infos)), 1):
             stored = self._conns.get(entry.peer_id)
             ours = self._conn_version if entry.peer_id == self.peer_id else stored.version if stored is not None else 0
             # A version that we did not take is not remembered either, so that this table has the bounds of the other.
             if entry.version <= ours:
                 _raise_to(session.conns, entry.peer_id, entry.version)
+            if number % STEP_VERSIONS == 0:
+                yield
+
+    def _known_version(self, bringer: int, peer_id: int) -> int:
+        """The last version of a peer's connection info that `bringer` tells us nothing new with."""
+        if peer_id == self.peer_id:
+            # Nobody knows our own neighbours better than we.
+            return _LAST_VERSION
+        stored = self._conns.get(peer_id)
+        if peer_id == bringer:
+            # What others said of it before it came may have any version.
+            return stored.version if stored is not None and stored.bringer == bringer else 0
+        version = 0 if stored is None else stored.version
+        return max(version, self._hearsay.row_version(peer_id)) if peer_id in self._neighbours else version
 
     def _take_row(self, bringer: int, peer_id: int, version: int, neighbours: frozenset[int], now: float) -> None:
         stored = self._conns.get(peer_id)
@@ -383,10 +421,11 @@ class LinkState:
         if self._own_version > session.records.get(self.peer_id, 0):
             yield None
         saved = session.records
-        self.reachable()
         # What one attacker invents lies behind it, and finds the tables of others full, at worst.
         for other in self._nearest_first:
-            record = self._records[other]
+            record = self._records.get(other)
+            if record is None:
+                continue
             if other != peer_id and record.may_pass_on and record.view.version > saved.get(other, 0):
                 yield record
 
@@ -394,20 +433,37 @@ class LinkState:
         saved = session.conns
         if self._conn_version > saved.get(self.peer_id, 0):
             yield self.peer_id, self._conn_version, self._neighbours
-        self.reachable()
         for other in self._nearest_first:
             conn = self._conns.get(other)
             if conn is not None and other != peer_id and conn.version > saved.get(other, 0):
                 yield other, conn.version, conn.neighbours
 
-    def _search(self) -> tuple[int, ...]:
+    def _search_if_stale(self) -> Steps[None]:
+        """Find out who is reachable, if something has changed."""
+        if self._searched_generation == self._generation:
+            return
+        generation = self._generation
+        self._nearest_first = yield from self._search()
+        self._searched_generation = generation
+        self._reachable = frozenset(self._nearest_first)
+        # While a peer was out of reach, others may have forgotten it sooner than we: it is new to them again.
+        for peer_id in self._unreachable & self._reachable:
+            self._forget_saved(peer_id)
+        self._unreachable = frozenset(self._records.keys() - self._reachable)
+
+    def _search(self) -> Steps[tuple[int, ...]]:
         """The reachable peers, the nearest first."""
         found: dict[int, None] = {}
         frontier = self._neighbours & self._records.keys()
         while frontier:
             found.update(dict.fromkeys(frontier))
-            rows = (self._conns[peer_id].neighbours for peer_id in frontier if peer_id in self._conns)
-            frontier = (frozenset().union(*rows) & self._records.keys()) - found.keys()
+            beyond: set[int] = set()
+            for peer_id in frontier:
+                conn = self._conns.get(peer_id)
+                if conn is not None:
+                    beyond |= self._records.keys() & conn.neighbours
+                    yield
+            frontier = frozenset(beyond - found.keys())
         return tuple(found)
 
     def _make_room_for_record(self, bringer: int) -> bool:

@@ -19,6 +19,7 @@ from typing import Final
 from uuid import UUID
 
 from easytier_host.pb import common_pb2, peer_rpc_pb2
+from easytier_host.steps import Steps, finish
 
 # Wire constants: stock decides.
 MAX_OWN_HOSTNAME: Final = 32
@@ -166,20 +167,34 @@ def may_pass_on(message: peer_rpc_pb2.RoutePeerInfo) -> bool:
 
 def encode_bitmap(rows: Mapping[int, tuple[int, Collection[int]]]) -> peer_rpc_pb2.RouteConnBitmap:
     """The matrix with the rows given, as peer id -> (version, neighbours); peers without a row are mentioned with version 0."""
-    peer_ids = sorted(set(rows).union(*(neighbours for _, neighbours in rows.values())))
+    return finish(encode_bitmap_in_steps(rows))
+
+
+def encode_bitmap_in_steps(rows: Mapping[int, tuple[int, Collection[int]]]) -> Steps[peer_rpc_pb2.RouteConnBitmap]:
+    """The same in steps."""
+    mentioned = set(rows)
+    for _, neighbours in rows.values():
+        mentioned.update(neighbours)
+        yield
+    peer_ids = sorted(mentioned)
     position = {peer_id: index for index, peer_id in enumerate(peer_ids)}
     size = len(peer_ids)
-    bits = bytearray(b"0") * (size * size)
     message = peer_rpc_pb2.RouteConnBitmap()
-    for peer_id in peer_ids:
-        version, neighbours = rows.get(peer_id, (0, ()))
-        message.peer_ids.add(peer_id=peer_id, version=version)
-        first = position[peer_id] * size
-        for neighbour in neighbours:
-            bits[first + position[neighbour]] = _ONE
-    # The first bit is the least significant, thus the last in text.
-    bits.reverse()
-    message.bitmap = int(bits or b"0", 2).to_bytes((size * size + 7) // 8, "little")
+    parts: list[bytes] = []
+    # Eight rows begin and end with a byte.
+    for start in range(0, size, 8):
+        octet = peer_ids[start : start + 8]
+        bits = bytearray(b"0") * (size * len(octet))
+        for row, peer_id in enumerate(octet):
+            version, neighbours = rows.get(peer_id, (0, ()))
+            message.peer_ids.add(peer_id=peer_id, version=version)
+            for neighbour in neighbours:
+                bits[row * size + position[neighbour]] = _ONE
+        # The first bit is the least significant, thus the last in text.
+        bits.reverse()
+        parts.append(int(bits, 2).to_bytes((len(bits) + 7) // 8, "little"))
+        yield
+    message.bitmap = b"".join(parts)
     return message
 
 

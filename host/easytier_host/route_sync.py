@@ -7,7 +7,7 @@ One loop a neighbour::
              '------ 0.2 s, doubling to 5 s '
 
 Who lacks something is found out for one neighbour after the other, at most twenty times a second and for a tenth of the time: a
-hostile peer may have news all the time.
+hostile peer may have news all the time.  What takes long, requests to be made and those that are served, is done in slices.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from google.protobuf.message import Message
 from easytier_host.pb import peer_rpc_pb2
 from easytier_host.route import LinkState, RouteError
 from easytier_host.rpc.peer import PeerRpc, RpcError, ServiceError
-from easytier_host.turns import Turns
+from easytier_host.steps import Result, Steps
+from easytier_host.turns import Pace, Turns
 
 logger = logging.getLogger("easytier.route")
 
@@ -54,6 +55,7 @@ class RouteSync:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         on_change: Callable[[], None],
+        pace: Pace | None = None,
     ) -> None:
         self._state = state
         self._rpc = rpc
@@ -65,7 +67,12 @@ class RouteSync:
         self._news: dict[int, anyio.Event] = {}
         self._announced = anyio.Event()
         self._spreads = False
-        rpc.offer(SERVICE, {SYNC_ROUTE_INFO: self._serve})
+        self._making = anyio.Lock()
+        """One request is made at a time, so that there is one slice at a time, too."""
+        self._pace = pace or Pace()
+        self._turns = Turns(self._pace)
+        self._turns.stop()
+        rpc.offer_in_steps(SERVICE, {SYNC_ROUTE_INFO: self._serve})
 
     def add_neighbour(self, peer_id: int) -> None:
         """Open a session with a neighbour that has just connected."""
@@ -108,11 +115,11 @@ class RouteSync:
         while True:
             await self._announced.wait()
             self._announced = anyio.Event()
-            turns = Turns()
+            turns = Turns(self._pace)
             for peer_id in list(self._news):
-                if peer_id in self._news and self._state.wants_sync(peer_id):
+                wants = await turns.run(self._state.wants_sync_in_steps(peer_id))
+                if wants and peer_id in self._news:
                     self._news[peer_id].set()
-                await turns.give()
             await turns.rest()
 
     async def _loop(self, peer_id: int, scope: anyio.CancelScope) -> None:
@@ -125,7 +132,7 @@ class RouteSync:
                 if await self._sync(peer_id):
                     retry = FIRST_RETRY
                     await anyio.sleep(SHORTEST_PAUSE)
-                    if not self._state.wants_sync(peer_id):
+                    if not await self._make(self._state.wants_sync_in_steps(peer_id)):
                         with anyio.move_on_after(KEEPALIVE_INTERVAL):
                             await news.wait()
                 else:
@@ -133,7 +140,9 @@ class RouteSync:
                     retry = min(retry * 2, LONGEST_RETRY)
 
     async def _sync(self, peer_id: int) -> bool:
-        request = self._state.build_request(peer_id, self._clock(), self._wall_clock(), keepalive=True)
+        request = await self._make(
+            self._state.build_request_in_steps(peer_id, self._clock(), self._wall_clock(), keepalive=True)
+        )
         if request is None:
             return True
         try:
@@ -146,14 +155,26 @@ class RouteSync:
             return False
         return self._state.on_response(peer_id, request, response, self._clock())
 
-    def _serve(self, from_peer: int, content: bytes) -> Message:
+    async def _make(self, steps: Steps[Result]) -> Result:
+        async with self._making:
+            try:
+                return await self._turns.run(steps)
+            finally:
+                self._turns.stop()
+
+    def _serve(self, from_peer: int, content: bytes) -> Steps[Message]:
         request = peer_rpc_pb2.SyncRouteInfoRequest.FromString(content)
         before = self._state.generation
+        yield
         try:
-            response = self._state.handle_request(from_peer, request, self._clock())
+            response = yield from self._state.handle_request_in_steps(from_peer, request, self._clock())
         except RouteError as error:
+            self._tell_of_news(before)
             raise ServiceError(str(error)) from None
+        self._tell_of_news(before)
+        return response
+
+    def _tell_of_news(self, before: int) -> None:
         if self._state.generation != before:
             self._on_change()
             self.announce()
-        return response

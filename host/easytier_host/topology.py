@@ -2,7 +2,7 @@
 plugins.
 
 `changed` may be called for every record; the tables are made anew at most twenty times a second, since one flood brings many,
-in short steps, and for a tenth of the time at most, since a hostile peer may invent thousands of nodes.
+in slices (`turns`), and for a tenth of the time at most, since a hostile peer may invent thousands of nodes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from easytier_host.pb import common_pb2
 from easytier_host.peers import PeerMap
 from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord, PeerRecord
-from easytier_host.turns import Turns
+from easytier_host.turns import Pace, Turns
 from easytier_host.version import EASYTIER_VERSION
 
 logger = logging.getLogger("easytier.route")
@@ -44,8 +44,6 @@ DISPUTE_INTERVAL: Final = 2.0
 one is no successor of it."""
 HOSTS_LOOK: Final = 5.0
 """Seconds between looks whether flows still lead to hosts whose network has gone."""
-STEP_RECORDS: Final = 20
-"""Records that are told of in one turn of the loop."""
 
 
 class Topology:
@@ -65,6 +63,7 @@ class Topology:
         on_computed: Callable[[], object] = lambda: None,
         on_succeeded: Callable[[int], object] = lambda _peer_id: None,
         carried_to: Callable[[], Iterable[IPAddress]] = tuple,
+        pace: Pace | None = None,
     ) -> None:
         """`on_computed` runs whenever `record` and `peer_for` may answer differently; `on_succeeded` is told the id of a peer
         whose name and address a newer one has: it was restarted.  `carried_to` gives the destinations of the device's flows
@@ -80,6 +79,7 @@ class Topology:
         self.config = config
         self._latencies = latencies
         self._on_succeeded = on_succeeded
+        self._pace = pace or Pace()
         self._records: dict[int, PeerRecord] = {}
         self._next_hops = NextHops({}, {})
         self._lookup = Lookup((), {})
@@ -108,7 +108,7 @@ class Topology:
             with anyio.move_on_after(self._patience()):
                 await self._stale.wait()
             self._stale = anyio.Event()
-            turns = Turns()
+            turns = Turns(self._pace)
             await self._compute(turns)
             turns.stop()
             if nic is not None:
@@ -165,39 +165,40 @@ class Topology:
         return min((self._state.peer_id, *candidates))
 
     def _paths(self) -> Mapping[int, Path]:
-        return self._next_hops.least_cost if self.config.flags.latency_first else self._next_hops.least_hops
+        return self._chosen(self._next_hops)
+
+    def _chosen(self, next_hops: NextHops) -> Mapping[int, Path]:
+        """By the policy for our own packets."""
+        return next_hops.least_cost if self.config.flags.latency_first else next_hops.least_hops
 
     async def _compute(self, turns: Turns) -> None:
         records = {record.peer_id: record for record in self._state.peers()}
         avoid = {peer_id for peer_id, record in records.items() if record.feature_flag.avoid_relay_data}
-        steps = compute_in_steps(
-            self._state.peer_id, self._peers.neighbours(), records.keys(), self._state.connections(), avoid, self._latencies()
+        next_hops = await turns.run(
+            compute_in_steps(
+                self._state.peer_id,
+                self._peers.neighbours(),
+                records.keys(),
+                self._state.connections(),
+                avoid,
+                self._latencies(),
+            )
         )
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                self._next_hops = end.value
-                break
-            await turns.give()
-        paths = self._paths()
-        before, self._records = self._records, {peer_id: record for peer_id, record in records.items() if peer_id in paths}
         config = self.config
+        paths = self._chosen(next_hops)
+        reachable = {peer_id: record for peer_id, record in records.items() if peer_id in paths}
         heard = (
             peer_id
             for peer_id in self._peers.neighbours()
             if (self._peers.is_live(peer_id, DISPUTE_INTERVAL) if peer_id in self._disputed else self._peers.is_live(peer_id))
         )
-        self._lookup = Lookup(
-            self._records.values(),
-            paths,
-            config.ipv4,
-            config.ipv6,
-            self._state.own.proxy_cidrs,
-            config.exit_nodes,
-            before=self._lookup,
-            firm=frozenset(heard),
+        lookup = Lookup((), {}, config.ipv4, config.ipv6)
+        await turns.run(
+            lookup.fill(
+                reachable.values(), paths, self._state.own.proxy_cidrs, config.exit_nodes, self._lookup, frozenset(heard)
+            )
         )
+        before, self._records, self._next_hops, self._lookup = self._records, reachable, next_hops, lookup
         self._disputed = self._lookup.disputed
         for peer_id in self._disputed:
             self._peers.probe(peer_id)
@@ -215,10 +216,12 @@ class Topology:
         )
         await self._tell(before, turns)
 
-    def _warn_of_twin(self) -> None:
+    async def _warn_of_twin(self, turns: Turns) -> None:
         now = anyio.current_time()
         own = [interface.ip for interface in (self.config.ipv4, self.config.ipv6) if interface is not None]
         for record in self._records.values():
+            if turns.is_over():
+                await turns.give()
             theirs = {interface.ip for interface in (record.ipv4, record.ipv6) if interface is not None}
             if not theirs.intersection(own):
                 self._twins.pop(record.peer_id, None)
@@ -235,14 +238,18 @@ class Topology:
 
     async def _tell(self, before: Mapping[int, PeerRecord], turns: Turns) -> None:
         """Log, publish and hand to plugins what differs."""
-        self._warn_of_twin()
+        await self._warn_of_twin(turns)
         for peer_id in before.keys() - self._records.keys():
+            if turns.is_over():
+                await turns.give()
             logger.info("route to peer %d (%s) is gone", peer_id, before[peer_id].hostname)
             self._events.publish(NodeEvent("route_removed", peer_id, before[peer_id].hostname))
             self._plugins.forget_peer(peer_id)
         holders = {(each.hostname, each.ipv4): peer_id for peer_id, each in before.items()}
-        for number, (peer_id, record) in enumerate(self._records.items(), 1):
-            if number % STEP_RECORDS == 0:
+        for peer_id, record in self._records.items():
+            if before.get(peer_id) is record:
+                continue
+            if turns.is_over():
                 await turns.give()
             if peer_id not in before:
                 predecessor = holders.get((record.hostname, record.ipv4))

@@ -128,25 +128,36 @@ def record(peer_id: int, number: int, version: int, hostname: str = "invented") 
 
 
 def sync(
-    attacker: Attacker, records: Iterable[peer_rpc_pb2.RoutePeerInfo], rows: dict[int, tuple[int, set[int]]]
+    attacker: Attacker,
+    records: Iterable[peer_rpc_pb2.RoutePeerInfo],
+    rows: dict[int, tuple[int, set[int]]] | peer_rpc_pb2.RouteConnBitmap,
 ) -> list[bytes]:
     """A SyncRouteInfo call."""
     message = peer_rpc_pb2.SyncRouteInfoRequest(my_peer_id=attacker.peer_id, my_session_id=7, is_initiator=True)
     message.peer_infos.items.extend(records)
     if rows:
-        message.conn_bitmap.CopyFrom(encode_bitmap(rows))
+        message.conn_bitmap.CopyFrom(encode_bitmap(rows) if isinstance(rows, dict) else rows)
     return attacker.call("OspfRouteRpc", 1, message)
 
 
 def invented_network(scene: Scene) -> list[bytes]:
-    """Hundreds of nodes that all know each other, at a new version each time."""
+    """Hundreds of nodes that all know each other, with other names and neighbours each time."""
     attacker = scene.attacker
     peers = range(INVENTED, INVENTED + 400)
+    # Two matrices by turns, since they take long to make.
+    matrices = []
+    for _ in range(2):
+        rows = {peer_id: (1, set(_source.sample(peers, 200))) for peer_id in peers}
+        rows[attacker.peer_id] = (1, {scene.target.peer_id, *peers})
+        matrices.append(encode_bitmap(rows))
     frames: list[bytes] = []
-    for version in range(2):
-        rows = {peer_id: (1 + version, set(_source.sample(peers, 200))) for peer_id in peers}
-        rows[attacker.peer_id] = (1_000_000 + version, {scene.target.peer_id, *peers})
-        frames += sync(attacker, (record(peer_id, 1000 + peer_id - INVENTED, 1 + version) for peer_id in peers), rows)
+    for version in range(1, COUNT + 1):
+        matrix = matrices[version % 2]
+        for entry in matrix.peer_ids:
+            if entry.version:
+                entry.version = version if entry.peer_id in peers else 1_000_000 + version
+        records = (record(peer_id, 1000 + peer_id - INVENTED, version, f"invented{version}") for peer_id in peers)
+        frames += sync(attacker, records, matrix)
     return frames
 
 

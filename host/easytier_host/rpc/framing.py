@@ -1,10 +1,12 @@
 """RPC packets: cutting a request or response into pieces and joining them again (control plane 6.1 - 6.4).  Sans-IO.
 
-Stock receivers accept pieces in any order; so does `Reassembler`, within caps that a hostile peer cannot widen.
+Stock receivers accept pieces in any order; so does `Reassembler`, within caps that a hostile peer cannot widen.  A call of
+which one piece is refused cannot be completed, so it is refused as a whole.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,6 +30,8 @@ MAX_NEIGHBOUR_BYTES: Final = 2 << 20
 """Of all peers whose packets one neighbour brings: it may have invented them."""
 MAX_TOTAL_CALLS: Final = 1024
 MAX_TOTAL_BYTES: Final = 8 << 20
+MAX_REFUSED: Final = 2048
+"""Neighbours remembered of which something was refused; the oldest go."""
 PIECE_COST: Final = 128
 """Bytes that a piece takes besides its content: empty ones would otherwise be free."""
 
@@ -73,6 +77,9 @@ class Reassembler:
 
     Caps: 64 unfinished calls and 1 MiB a peer, 256 calls and 2 MiB of all that one neighbour brings, 1024 calls and 8 MiB in
     all, 10 s each.  What would pass a cap raises `FramingError`.
+
+    For 10 s after something of a neighbour was refused a call of it begins with its first piece alone, for others may well be
+    pieces of a call of which some were refused.
     """
 
     def __init__(self) -> None:
@@ -82,6 +89,8 @@ class Reassembler:
         self._bytes: dict[Hashable, int] = {}
         """What these hold."""
         self._total_bytes = 0
+        self._refused: dict[int, float] = {}
+        """When something of a neighbour was last refused, the oldest first."""
 
     @property
     def unfinished(self) -> int:
@@ -96,20 +105,44 @@ class Reassembler:
 
         Raises `FramingError` for piece numbers that cannot be, an unknown compression, or a full buffer.
         """
-        total = packet.total_pieces
-        if not 1 <= total <= MAX_PIECES or packet.piece_idx >= total:
-            raise FramingError(f"piece {packet.piece_idx} of {total}")
-        if packet.piece_idx == 0 and not packet.HasField("descriptor"):
-            raise FramingError("first piece without a descriptor")
-        if packet.HasField("compression_info") and packet.compression_info.algo != COMPRESSION_NONE:
-            raise FramingError(
-                f"compressed by algorithm {packet.compression_info.algo}, which this node never offered to accept"
-            )
-        if total == 1:
-            return packet, packet.body
         peer = packet.from_peer
         neighbour = peer if neighbour is None else neighbour
         key = (neighbour, peer, packet.transaction_id, packet.is_request)
+        unheard_since = self._refused.get(neighbour, -math.inf)
+        if packet.piece_idx and key not in self._partials and now - unheard_since < REASSEMBLY_TIMEOUT:
+            raise FramingError(f"a piece of a call of peer {peer} of which others may have been refused")
+        try:
+            _check(packet)
+            if packet.total_pieces == 1:
+                return packet, packet.body
+            return self._join(key, packet, now)
+        except FramingError:
+            if key in self._partials:
+                self._forget(key)
+            self._note_refusal(neighbour, now)
+            raise
+
+    def refuse(self, neighbour: int, now: float) -> int:
+        """A packet that this neighbour brought was not read: none of its unfinished calls is completed any more; returns how
+        many there were."""
+        self._note_refusal(neighbour, now)
+        if neighbour not in self._calls:
+            return 0
+        lost = [key for key in self._partials if key[0] == neighbour]
+        for key in lost:
+            self._forget(key)
+        return len(lost)
+
+    def _note_refusal(self, neighbour: int, now: float) -> None:
+        self._refused.pop(neighbour, None)
+        if len(self._refused) >= MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
+        self._refused[neighbour] = now
+
+    def _join(
+        self, key: tuple[int, int, int, bool], packet: common_pb2.RpcPacket, now: float
+    ) -> tuple[common_pb2.RpcPacket, bytes] | None:
+        neighbour, peer, total = key[0], key[1], packet.total_pieces
         partial = self._partials.get(key)
         if partial is None:
             self.expire(now)
@@ -132,7 +165,6 @@ class Reassembler:
             or self._bytes.get(neighbour, 0) + size > MAX_NEIGHBOUR_BYTES
             or self._total_bytes + size > MAX_TOTAL_BYTES
         ):
-            self._forget(key)
             raise FramingError(f"call of peer {peer} is larger than the reassembly buffer")
         partial.bodies[packet.piece_idx] = packet.body
         partial.size += size
@@ -157,6 +189,17 @@ class Reassembler:
         self._total_bytes -= partial.size
         _add(self._calls, key, -1)
         _add(self._bytes, key, -partial.size)
+
+
+def _check(packet: common_pb2.RpcPacket) -> None:
+    """Raises `FramingError` for what is no piece of any call."""
+    total = packet.total_pieces
+    if not 1 <= total <= MAX_PIECES or packet.piece_idx >= total:
+        raise FramingError(f"piece {packet.piece_idx} of {total}")
+    if packet.piece_idx == 0 and not packet.HasField("descriptor"):
+        raise FramingError("first piece without a descriptor")
+    if packet.HasField("compression_info") and packet.compression_info.algo != COMPRESSION_NONE:
+        raise FramingError(f"compressed by algorithm {packet.compression_info.algo}, which this node never offered to accept")
 
 
 def _add(table: dict[Hashable, int], key: tuple[int, int, int, bool], amount: int) -> None:

@@ -19,6 +19,7 @@ from easytier_host.route import LinkState
 from easytier_host.route_records import OwnRecord
 from easytier_host.route_sync import RouteSync
 from easytier_host.rpc.peer import PeerRpc
+from easytier_host.turns import Pace
 from tests.unit.host.helpers import FakeClock
 from tests.unit.host.tunnel.helpers import running, until
 
@@ -41,7 +42,8 @@ class Net:
         for me in ids:
             numbers = iter(range(me, me + 1000))
             self.states[me] = LinkState(me, OwnRecord(UUID(int=me), f"host{me}"), partial(next, numbers), self.clock.now)
-            self.rpcs[me] = PeerRpc(me, "lab", partial(self.carry, me), Metrics(), count(1).__next__)
+            self.rpcs[me] = PeerRpc(me, "lab", partial(self.carry, me), Metrics(), count(1).__next__, clock=self.clock)
+            tasks.start_soon(self.rpcs[me].run, Pace())
             self.syncs[me] = RouteSync(self.states[me], self.rpcs[me], tasks, self.clock, self.clock, partial(self.count, me))
 
     def count(self, me: int) -> None:

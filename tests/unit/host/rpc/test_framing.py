@@ -16,6 +16,7 @@ from easytier_host.rpc.framing import (
     MAX_NEIGHBOUR_CALLS,
     MAX_PEER_CALLS,
     MAX_PIECES,
+    MAX_REFUSED,
     MAX_TOTAL_BYTES,
     MAX_TOTAL_CALLS,
     PIECE_SIZE,
@@ -238,3 +239,59 @@ def test_what_one_neighbour_brings_is_bounded_whatever_names_it_writes() -> None
     assert reassembler.add(piece(0, 2, peer=7), 0.0, 7) is None
     large = (piece(index, MAX_PIECES, bytes(1900), peer=peer) for peer in range(20_000, 20_050) for index in range(1, 400))
     assert taken(large, FAR) * 1900 < MAX_NEIGHBOUR_BYTES
+
+
+def test_a_call_of_which_a_piece_is_refused_is_refused_as_a_whole() -> None:
+    """What is left of it takes no room, and nor does what comes of it later; the next call is heard."""
+    reassembler = Reassembler()
+    first, second, third = pieces(bytes(3000))
+    reassembler.add(first, 0.0)
+    with pytest.raises(FramingError):
+        reassembler.add(piece(1, 4), 0.0)
+    for late in (second, third):
+        with pytest.raises(FramingError, match="others may have been refused"):
+            reassembler.add(late, 0.0)
+    assert reassembler.unfinished == reassembler._total_bytes == 0
+    result = [reassembler.add(packet, 1.0) for packet in pieces(bytes(3000), transaction=8)]
+    assert result[-1] is not None
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_packets_that_go_unread_end_the_calls_of_their_neighbour_and_no_others(index: int) -> None:
+    """`index` is the piece that is not read."""
+    reassembler = Reassembler()
+    theirs, others = pieces(bytes(3000)), pieces(bytes(3000), peer=3)
+    assert reassembler.add(others[0], 0.0, 3) is None
+    for number, packet in enumerate(theirs):
+        if number == index:
+            assert reassembler.refuse(OTHER, 0.0) == bool(index)
+        elif number > index:
+            with pytest.raises(FramingError, match="others may have been refused"):
+                reassembler.add(packet, 0.0, OTHER)
+        else:
+            reassembler.add(packet, 0.0, OTHER)
+    assert reassembler.unfinished == 1
+    assert [reassembler.add(packet, 0.0, 3) is None for packet in others[1:]] == [True, False]
+    again = [reassembler.add(packet, 0.1, OTHER) for packet in pieces(bytes(3000), transaction=9)]
+    assert again[-1] is not None
+
+
+def test_pieces_may_come_in_any_order_again_ten_seconds_after_a_refusal() -> None:
+    reassembler = Reassembler()
+    reassembler.refuse(2, 0.0)
+    *early, last = reversed(pieces(bytes(3000)))
+    with pytest.raises(FramingError):
+        reassembler.add(early[0], REASSEMBLY_TIMEOUT - 0.1)
+    # That refusal was of no new call.
+    assert [reassembler.add(packet, REASSEMBLY_TIMEOUT) for packet in early] == [None, None]
+    assert reassembler.add(last, REASSEMBLY_TIMEOUT) is not None
+
+
+def test_neighbours_of_which_something_was_refused_are_forgotten_the_oldest_first() -> None:
+    reassembler = Reassembler()
+    for neighbour in range(1, MAX_REFUSED + 2):
+        reassembler.refuse(neighbour, 0.0)
+    assert len(reassembler._refused) == MAX_REFUSED
+    assert reassembler.add(piece(1, 2, peer=1), 0.0) is None
+    with pytest.raises(FramingError):
+        reassembler.add(piece(1, 2, peer=2), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -16,8 +17,11 @@ from easytier_host.metrics import Metrics
 from easytier_host.packet import PacketType
 from easytier_host.pb import common_pb2, error_pb2, peer_rpc_pb2
 from easytier_host.rpc import peer as rpc_module
+from easytier_host.rpc.allowance import BURST_IN_STEPS, SHARE
 from easytier_host.rpc.peer import PeerRpc, RpcError, RpcTimeoutError, ServiceError, ServiceNotOfferedError
-from tests.unit.host.helpers import OTHER, FakeClock
+from easytier_host.steps import Steps
+from easytier_host.turns import SLICE, Pace
+from tests.unit.host.helpers import FAR, OTHER, FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -320,3 +324,135 @@ def test_a_request_with_long_names_gets_no_long_answer() -> None:
     descriptor = common_pb2.RpcDescriptor(domain_name="lab", proto_name="S", service_name="s" * 600, method_index=1)
     net.nodes[B].receive(A, PacketType.RPC_REQ, packet(descriptor=descriptor).SerializeToString(), 0.0)
     assert (net.sent, net.metrics[B].dropped_rpc) == ([], 1)
+
+
+class Slow:
+    """A node whose service takes a slice for ten steps, and as many steps as the request says."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.metrics = Metrics()
+        self.answered: list[tuple[int, peer_rpc_pb2.RpcResponse]] = []
+        self.steps: list[int] = []
+        """Whose call each was for."""
+        self.node = PeerRpc(B, "lab", self.note, self.metrics, count(1).__next__, clock=self.clock, work_clock=self.clock)
+        self.node.offer_in_steps("S", {1: self.serve})
+
+    def note(self, peer: int, _kind: PacketType, payloads: list[bytes]) -> None:
+        body = b"".join(common_pb2.RpcPacket.FromString(payload).body for payload in payloads)
+        self.answered.append((peer, peer_rpc_pb2.RpcResponse.FromString(body)))
+
+    def serve(self, peer: int, content: bytes) -> Steps[Message]:
+        request = Request.FromString(content)
+        for _ in range(request.digest):
+            self.steps.append(peer)
+            self.clock.advance(SLICE / 9.5)
+            yield
+        if peer == OTHER:
+            raise ServiceError("not for you")
+        return Reply(digest=request.digest)
+
+    def ask(self, peer: int, steps: int) -> None:
+        request = peer_rpc_pb2.RpcRequest(request=Request(digest=steps).SerializeToString()).SerializeToString()
+        payload = packet(from_peer=peer, body=request).SerializeToString()
+        self.node.receive(peer, PacketType.RPC_REQ, payload, self.clock.now)
+
+
+def test_a_call_in_steps_is_served_in_slices_by_turns_with_others() -> None:
+    slow = Slow()
+    assert slow.node.work(0.0) == math.inf
+    slow.ask(A, 25)
+    slow.ask(FAR, 10_000)
+    assert slow.steps == []
+    slices = []
+    while len(slow.answered) < 1:
+        before = len(slow.steps)
+        assert slow.node.work(slow.clock.now) == 0.0
+        slices.append(slow.steps[before:])
+    assert slices == [[A] * 10, [FAR] * 10, [A] * 10, [FAR] * 10, [A] * 5]
+    assert [(peer, response.error.WhichOneof("error_kind")) for peer, response in slow.answered] == [(A, None)]
+    assert slow.answered[0][1].response == Reply(digest=25).SerializeToString()
+    assert slow.metrics.rpc_requests_served == 1
+
+
+def test_a_call_in_steps_waits_for_the_share_of_its_neighbour_and_then_goes_on() -> None:
+    slow = Slow()
+    slow.ask(A, 1_000_000)
+    began = slow.clock.now
+    while not (wait := slow.node.work(slow.clock.now)):
+        pass
+    worked = slow.clock.now - began
+    assert worked == pytest.approx(BURST_IN_STEPS / (1 - SHARE), rel=0.01)
+    # What is left is for its other calls, and for the steps of others.
+    slow.ask(FAR, 3)
+    assert slow.node.work(slow.clock.now) == 0.0
+    assert slow.answered[-1][0] == FAR
+    assert slow.node._allowance.permits(A, slow.clock.now)
+    assert 0 < wait <= SLICE / SHARE
+    done = len(slow.steps)
+    slow.clock.advance(wait)
+    assert slow.node.work(slow.clock.now) == 0.0
+    assert len(slow.steps) == done + 10
+
+
+def test_one_call_in_steps_of_a_neighbour_is_under_way() -> None:
+    slow = Slow()
+    for _ in range(3):
+        slow.ask(A, 5)
+    assert slow.metrics.dropped_rpc == 2
+    assert slow.node.work(slow.clock.now) == 0.0
+    assert slow.node.work(slow.clock.now) == math.inf
+    slow.ask(A, 5)
+    slow.node.work(slow.clock.now)
+    assert [peer for peer, _ in slow.answered] == [A, A]
+
+
+def test_calls_in_steps_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_module, "MAX_WAITING_BYTES", 3 * len(Request(digest=1).SerializeToString()))
+    slow = Slow()
+    for peer in range(1, 6):
+        slow.ask(peer, 1)
+    assert slow.metrics.dropped_rpc == 2
+    while slow.node.work(slow.clock.now) == 0.0:
+        pass
+    slow.ask(9, 1)
+    slow.node.work(slow.clock.now)
+    assert [peer for peer, _ in slow.answered] == [1, 2, 3, 9]
+
+
+def test_what_a_call_in_steps_raises_is_told_to_the_caller() -> None:
+    slow = Slow()
+    slow.ask(OTHER, 15)
+    while slow.node.work(slow.clock.now) == 0.0:
+        pass
+    assert [(peer, response.error.execute_error.error_message) for peer, response in slow.answered] == [(OTHER, "not for you")]
+    assert slow.metrics.rpc_requests_refused == 1
+
+
+async def test_calls_in_steps_are_served_while_it_runs() -> None:
+    slow = Slow()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(slow.node.run, Pace())
+        await anyio.lowlevel.checkpoint()
+        slow.ask(A, 3)
+        while not slow.answered:
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+
+def test_a_call_of_which_a_piece_went_unheard_takes_no_room() -> None:
+    """The neighbour used up its share between two pieces: neither what came before nor what comes after is kept."""
+    clock = FakeClock()
+    net = serving(echo)
+    node = net.nodes[B]
+    cut = [packet(total_pieces=3, piece_idx=index, body=bytes(10)).SerializeToString() for index in range(3)]
+    node.receive(A, PacketType.RPC_REQ, cut[0], clock.now)
+    assert node._reassembler.unfinished == 1
+    node._allowance.spend(A, 1.0, clock.now)
+    node.receive(A, PacketType.RPC_REQ, cut[1], clock.now)
+    assert node._reassembler.unfinished == 0
+    node._allowance.spend(A, -1.0, clock.now)
+    node.receive(A, PacketType.RPC_REQ, cut[2], clock.now)
+    assert node._reassembler.unfinished == 0
+    # The one forgotten, the one unread, and the one too late.
+    assert net.metrics[B].dropped_rpc == 3
