@@ -1,8 +1,8 @@
 """Work that takes long, done in slices, with all others of the event loop in between, and for a share of the time.
 
-A slice is half a millisecond, so nobody waits longer for it.  After each the others have their turn, and if there were any, the
-next slice, of this work or another one of the node, comes ten milliseconds later: a packet that needs ten turns of the loop
-meets one slice, not ten.  An idle loop goes on at once.
+A slice is a quarter of a millisecond, so nobody waits longer for it.  After each the others have their turn, and if there were
+any, the next slice, of this work or another one of the node, comes ten milliseconds later: a packet that needs ten turns of the
+loop meets one slice, not ten.  An idle loop goes on at once.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from anyio.lowlevel import checkpoint
 from easytier_host.steps import Result, Steps
 
 # Ours, in seconds.
-SLICE: Final = 0.0005
+SLICE: Final = 0.00025
 INTERVAL: Final = 0.01
-"""Between two slices of one node while others are busy: a twentieth of the time."""
+"""Between two slices of one node while others are busy: a fortieth of the time."""
 IDLE_PASS: Final = 0.0001
 """A turn of the loop takes less if nobody else has anything to do."""
 PAUSE_FACTOR: Final = 9.0
