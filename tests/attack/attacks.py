@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
 from typing import Final
 
 import zstandard
@@ -17,6 +18,7 @@ from easytier_host.handshake import Identity, encode_hello
 from easytier_host.packet import PEER_HEADER, Flag, PacketType
 from easytier_host.pb import peer_rpc_pb2
 from easytier_host.route_records import encode_bitmap
+from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, PING, PONG, RST, SYN, SYN_ACK, SessionHeader
 from tests.attack.scene import NETWORK, SECRET, Attacker, Scene
 from tests.unit.host.helpers import ACK as TCP_ACK
@@ -71,6 +73,22 @@ def kcp_of_all_sorts(scene: Scene) -> list[bytes]:
     return frames
 
 
+def kcp_of_live_sessions(scene: Scene) -> list[bytes]:
+    """The ends, resets, probes and data of the honest flows: with their real numbers, in all names, in both directions."""
+    attacker, target, near = scene.attacker, scene.target.peer_id, scene.near.peer_id
+    frames = []
+    for conv in scene.live_convs():
+        for flags in (SYN, SYN_ACK, ACK_DATA, FIN, RST, PING, PONG):
+            for source in (attacker.peer_id, near, scene.far.peer_id, INVENTED):
+                for opener, acceptor in ((near, target), (target, near), (source, target), (target, source)):
+                    for kind in (PacketType.KCP_SRC, PacketType.KCP_DST):
+                        # Body of a SYN, or of a segment that acknowledges and carries what was never sent.
+                        body = request(7).encode() if flags == SYN else conv.to_bytes(4, "little") + bytes((81, 0)) + bytes(100)
+                        header = SessionHeader(conv, opener, acceptor, flags).encode()
+                        frames.append(attacker.frame(kind, header + body, source=source))
+    return frames
+
+
 def kcp_openings(scene: Scene) -> list[bytes]:
     """KCP sessions without end, each for a connection to the honest listener."""
     attacker, target = scene.attacker, scene.target.peer_id
@@ -78,7 +96,10 @@ def kcp_openings(scene: Scene) -> list[bytes]:
         attacker.frame(
             PacketType.KCP_SRC,
             SessionHeader(_source.getrandbits(32), attacker.peer_id, target, SYN).encode()
-            + request(_source.randrange(1, 65_536)).encode(),
+            + ConnData(
+                SocketAddress(IPv4Address("10.144.0.3"), _source.randrange(1, 65_536)),
+                SocketAddress(IPv4Address("10.144.0.1"), 7),
+            ).encode(),
         )
         # So many that they have been forgotten when they come again.
         for _ in range(50 * COUNT)
@@ -255,6 +276,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     packets_of_others,
     connections,
     kcp_of_all_sorts,
+    kcp_of_live_sessions,
     kcp_openings,
     calls,
     reports,

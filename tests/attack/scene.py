@@ -175,6 +175,11 @@ class Scene:
     flows: list[Honest]
     tasks: TaskGroup
 
+    def live_convs(self) -> list[int]:
+        """The KCP conversations of the honest flows, as the opener and the attacked node have them."""
+        endpoints = [node.gate.transports["kcp"]._driver.endpoint for node in (self.near, self.target)]  # type: ignore[attr-defined]
+        return sorted({session.conv for endpoint in endpoints for session in endpoint.sessions if session.conv is not None})
+
     def enough(self, count: int = 20) -> bool:
         """Whether each flow has had so many round trips since `forget`."""
         return all(len(flow.round_trips) >= count for flow in self.flows)
