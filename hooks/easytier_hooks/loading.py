@@ -61,6 +61,11 @@ def installed_plugins() -> Iterable[EntryPoint]:
     return entry_points(group=ENTRY_POINT_GROUP)
 
 
+def installed_packages() -> frozenset[str]:
+    """Top-level packages and modules that plugins come from; those of plugins that are not loaded are not imported either."""
+    return frozenset(entry.module.partition(".")[0] for entry in installed_plugins())
+
+
 def choose(
     installed: Iterable[EntryPoint], table: Mapping[str, object], defaults: Collection[str], environ: Mapping[str, str]
 ) -> list[Choice]:

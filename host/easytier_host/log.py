@@ -1,6 +1,6 @@
 """Logging of the node: lines for people or JSON for machines, on standard error and in a rotated file.
 
-Loggers are called `easytier.<part>`.  Who works for one instance or peer logs through `bind`, which adds both to each line.
+Loggers are called `easytier.<part>`, those of plugins after their packages; of other libraries warnings alone are written.  Who works for one instance or peer logs through `bind`, which adds both to each line.
 Only `main` calls `configured`; a program that embeds a node sets up logging as it likes.  Secrets are never given to a
 logger; a filter would be too late.  Host names and the like come from peers, so control characters in a message are written
 as escapes; and what peers cause comes at any rate, so each handler writes a hundred lines a second, after the first thousand,
@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -89,9 +89,16 @@ def _timestamp(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.created * 1000) % 1000:03d}Z"
 
 
-def _is_ours_or_serious(record: logging.LogRecord) -> bool:
-    """Whether a line is the node's, a plugin's of this project, or a warning of a library."""
-    return record.name.startswith("easytier") or record.levelno >= logging.WARNING
+class _OursOrSerious:
+    """A filter: lines of the node and of packages that belong to it at each level, of other libraries from warnings on."""
+
+    def __init__(self, packages: Collection[str]) -> None:
+        self._packages = frozenset(packages)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        name = record.name
+        return record.levelno >= logging.WARNING or name.startswith("easytier") or name.partition(".")[0] in self._packages
 
 
 class Levels:
@@ -113,12 +120,17 @@ class Levels:
 
 @contextmanager
 def configured(
-    console_level: str = "info", file: FileLog | None = None, *, log_format: str = "text", stream: TextIO | None = None
+    console_level: str = "info",
+    file: FileLog | None = None,
+    *,
+    log_format: str = "text",
+    packages: Collection[str] = (),
+    stream: TextIO | None = None,
 ) -> Iterator[Levels]:
     """Log to `stream` (standard error if None) and to `file` while entered.
 
-    Levels are the keys of `LEVELS`, `log_format` is `text` or `json`.  Raises OSError if the file or its directory cannot be
-    made.
+    Levels are the keys of `LEVELS`, `log_format` is `text` or `json`.  `packages` are those whose loggers write at each level,
+    as the node's own do: plugins.  Raises OSError if the file or its directory cannot be made.
     """
     console = logging.StreamHandler(stream or sys.stderr)
     handlers: list[logging.Handler] = [console]
@@ -133,7 +145,7 @@ def configured(
     level_before = root.level
     for handler in handlers:
         handler.setFormatter(formatter)
-        handler.addFilter(_is_ours_or_serious)
+        handler.addFilter(_OursOrSerious(packages))
         handler.addFilter(LineBudget(handler, time.monotonic))
         root.addHandler(handler)
     levels = Levels(console, written)

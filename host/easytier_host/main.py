@@ -160,6 +160,7 @@ def _run(loaded: Loaded, options: Options, environ: Mapping[str, str]) -> int:
     import anyio
 
     from easytier_hooks.errors import HooksError
+    from easytier_hooks.loading import installed_packages
     from easytier_host.instance import NodeError
     from easytier_host.log import configured
     from easytier_host.portal.server import PortalError
@@ -170,7 +171,11 @@ def _run(loaded: Loaded, options: Options, environ: Mapping[str, str]) -> int:
     status = OK
     with ExitStack() as stack:
         try:
-            levels = stack.enter_context(configured(first.console_log_level, first.file_log, log_format=options.log_format))
+            levels = stack.enter_context(
+                configured(
+                    first.console_log_level, first.file_log, log_format=options.log_format, packages=installed_packages()
+                )
+            )
         except OSError as fault:
             return _fail(f"log file in {first.file_log.dir}: {fault.strerror}")
         for warning in _warnings(loaded):

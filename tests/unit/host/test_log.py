@@ -75,13 +75,22 @@ def test_bound_loggers_add_up(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_levels_and_foreign_libraries() -> None:
     stream = io.StringIO()
-    with configured("info", stream=stream):
+    with configured("info", packages={"plugin"}, stream=stream):
         LOGGER.debug("no")
         LOGGER.info("yes")
         logging.getLogger("library").info("no")
         logging.getLogger("library").warning("yes")
+        logging.getLogger("plugins").info("no: another name")
+        logging.getLogger("plugin").info("yes")
+        logging.getLogger("plugin.part").info("yes")
+        logging.getLogger("plugin").debug("no")
     LOGGER.error("no: after the end")
-    assert [line.rpartition(": ")[2] for line in stream.getvalue().splitlines()] == ["yes", "yes"]
+    assert [line.split("  ", 1)[1] for line in stream.getvalue().splitlines()] == [
+        "test: yes",
+        "library: yes",
+        "plugin: yes",
+        "plugin.part: yes",
+    ]
 
 
 def test_trace_shows_everything_and_off_nothing() -> None:

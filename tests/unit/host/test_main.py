@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -252,6 +252,35 @@ def test_faults_of_all_networks_are_said_at_once(stage: Stage, tmp_path: Path, c
         f"easytier-core: {tmp_path}/{name}.toml:5: plugin 'no-{name}'" for name in ("a", "b")
     ]
     assert main(["--list-plugins", "-c", f"{tmp_path}/a.toml"], environ={}) == 1
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Installs a plugin `sample`, whose module is `sample_plugin` with this text."""
+
+    def write(source: str) -> None:
+        site = tmp_path / "site"
+        info = site / "sample-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / "sample_plugin.py").write_text(source)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sample\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[easytier.plugins]\nsample = sample_plugin\n")
+        monkeypatch.syspath_prepend(site)
+
+    yield write
+    sys.modules.pop("sample_plugin", None)
+
+
+def test_what_a_plugin_logs_is_written(
+    install: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("import logging\nlogging.getLogger(__name__).info('hello')\nraise ValueError('no more')")
+    path = tmp_path / "a.toml"
+    path.write_text("rpc_portal = 'off'\n[flags]\nno_tun = true\n[plugins]\nsample = true\n")
+    assert main(["-c", str(path), "--no-listener"], environ={}) == 1
+    shown = capsys.readouterr().err
+    assert " INFO  sample_plugin: hello\n" in shown
+    assert "easytier-core: plugin 'sample': no more" in shown
 
 
 def test_list_plugins_prints_a_table_or_that_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
