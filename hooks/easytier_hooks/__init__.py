@@ -18,7 +18,7 @@ For hosts:
 from easytier_hooks.errors import DialRefused, HooksError, PluginConfigError, PluginLoadError, TransportUnavailable
 from easytier_hooks.guard import PluginCounters
 from easytier_hooks.loading import PluginInfo, PluginState, check_options
-from easytier_hooks.manager import PluginManager
+from easytier_hooks.manager import PluginHealth, PluginManager
 from easytier_hooks.services import Endpoint, FrameHandler, HostServices, Link, PacketHandler, TcpStack, Transport
 from easytier_hooks.specs import hookimpl, hookspec
 from easytier_hooks.streams import SocketStream, TcpConnection
@@ -75,6 +75,7 @@ __all__ = [
     "PeerInfo",
     "PluginConfigError",
     "PluginCounters",
+    "PluginHealth",
     "PluginInfo",
     "PluginLoadError",
     "PluginManager",

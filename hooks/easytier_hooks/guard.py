@@ -7,16 +7,23 @@ limit time; that is the worker's and the manager's business.
 import inspect
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 import pluggy
 
 logger = logging.getLogger(__name__)
 
 LOG_INTERVAL = 10.0
-"""Seconds. A plugin that fails on every flow writes one line in this time for each kind of fault."""
+"""Seconds. A plugin that fails on every flow writes each line once in this time."""
+MAX_LINES = 16
+"""Different lines of one plugin within LOG_INTERVAL; what it does wrong beyond them has one line for each kind of fault."""
+
+FAILED: Final = object()
+"""In place of the answer of a hook that gave none."""
 
 
 class Fault(StrEnum):
@@ -42,6 +49,30 @@ class PluginCounters:
     """Questions not answered in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class LastFault:
+    """The newest fault of one plugin."""
+
+    text: str
+    at: float
+    """By the manager's clock."""
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    silent_until: float
+    held_back: int = 0
+
+
+def place_of(error: BaseException, package: str) -> str:
+    """` at /where/it/is.py:17`: the innermost line of a top-level package or module that led to an error; "" if none did."""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+            place = f" at {frame.f_code.co_filename}:{line}"
+    return place
+
+
 class Guard:
     """Counts the faults of the plugin `name` and logs them, with its name, at a bounded rate."""
 
@@ -51,39 +82,58 @@ class Guard:
         self._trace = trace
         self._lock = threading.Lock()
         self._counters = PluginCounters()
-        self._silent_until: dict[Fault, float] = {}
-        self._unlogged: dict[Fault, int] = {}
+        self._lines: dict[str, _Line] = {}
+        self._last: LastFault | None = None
 
     @property
     def counters(self) -> PluginCounters:
         """The counts of this moment."""
         return self._counters
 
+    @property
+    def last_fault(self) -> LastFault | None:
+        """None while there was none."""
+        return self._last
+
     def call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
-        """The answer of the hook, None if it raised. `impl` gets those of the arguments that it names."""
+        """The answer of the hook, FAILED if it raised. `impl` gets those of the arguments that it names."""
         if self._trace:
             logger.info("hook %s of plugin %s: %s", hook, self.name, dict(arguments))
         try:
             answer: object = impl.function(**{name: arguments[name] for name in impl.argnames})
         # A plugin that calls sys.exit() must end neither its thread nor the node.
         except BaseException as error:
-            self.report(Fault.RAISED, "%s raised %s", hook, type(error).__name__, error=error)
-            return None
+            package = (impl.function.__module__ or "").partition(".")[0]
+            self.report(Fault.RAISED, "%s raised %s%s", hook, type(error).__name__, place_of(error, package), error=error)
+            return FAILED
         if inspect.iscoroutine(answer):
             answer.close()
             self.report(Fault.NONSENSE, "%s is asynchronous; hooks must be plain functions", hook)
-            return None
+            return FAILED
         return answer
 
-    def report(self, fault: Fault, message: str, *args: object, error: BaseException | None = None) -> None:
-        """Count a fault and log `message % args`, unless a line of that kind was written within LOG_INTERVAL."""
-        now = self._clock()
+    def report(
+        self, fault: Fault, message: str, *args: object, error: BaseException | None = None, always: bool = False
+    ) -> None:
+        """Count a fault and log `message % args`, unless that line was written within LOG_INTERVAL; with `always` even then."""
+        text, now = message % args, self._clock()
         with self._lock:
             self._counters = replace(self._counters, **{fault.value: getattr(self._counters, fault.value) + 1})
-            if now < self._silent_until.get(fault, now):
-                self._unlogged[fault] = self._unlogged.get(fault, 0) + 1
-                return
-            self._silent_until[fault] = now + LOG_INTERVAL
-            unlogged = self._unlogged.pop(fault, 0)
-        suffix = f" ({unlogged} more like this before)" if unlogged else ""
-        logger.warning("plugin %s: %s%s", self.name, message % args, suffix, exc_info=error)
+            self._last = LastFault(text, now)
+            held_back = 0 if always else self._take_line(text, fault, now)
+        if held_back is not None:
+            suffix = f" ({held_back} more like this before)" if held_back else ""
+            logger.warning("plugin %s: %s%s", self.name, text, suffix, exc_info=error)
+
+    def _take_line(self, text: str, fault: Fault, now: float) -> int | None:
+        """How many lines like this one were held back before it; None if it shall be, too."""
+        if text not in self._lines and len(self._lines) >= MAX_LINES:
+            self._lines = {known: line for known, line in self._lines.items() if now < line.silent_until}
+            if len(self._lines) >= MAX_LINES:
+                text = fault.value
+        line = self._lines.get(text)
+        if line is not None and now < line.silent_until:
+            line.held_back += 1
+            return None
+        self._lines[text] = _Line(now + LOG_INTERVAL)
+        return line.held_back if line is not None else 0

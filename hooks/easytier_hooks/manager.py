@@ -17,7 +17,7 @@ import reprlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from itertools import islice
 from types import MappingProxyType
@@ -29,9 +29,9 @@ from anyio.lowlevel import current_token
 
 from easytier_hooks import loading, specs
 from easytier_hooks.errors import PluginLoadError
-from easytier_hooks.guard import Fault, Guard, PluginCounters
+from easytier_hooks.guard import FAILED, Fault, Guard, PluginCounters
 from easytier_hooks.loading import PluginInfo, PluginState
-from easytier_hooks.selection import default, judged
+from easytier_hooks.selection import default, judged, named
 from easytier_hooks.services import HostServices, TcpStack, Transport
 from easytier_hooks.types import TCP, Candidate, Capability, FlowEvent, PeerCapabilities, PeerInfo, Selection, TcpFlow
 from easytier_hooks.worker import Call, Worker
@@ -61,6 +61,19 @@ HostFactory: TypeAlias = Callable[[str, Mapping[str, object]], HostServices]
 _T = TypeVar("_T", Transport, TcpStack)
 
 
+@dataclass(frozen=True, slots=True)
+class PluginHealth:
+    """How a plugin fares at one moment. Neither its options nor texts of its exceptions are in it."""
+
+    faults: PluginCounters = field(default_factory=PluginCounters)
+    last_fault: str = ""
+    """In words, "" while there was none."""
+    last_fault_ago: float = 0.0
+    """Seconds."""
+    rests_for: float = 0.0
+    """Seconds for which it is not asked for a transport, as it was too slow."""
+
+
 @dataclass(slots=True, eq=False)
 class _Plugin:
     guard: Guard
@@ -68,6 +81,11 @@ class _Plugin:
     hooks: tuple[str, ...]
     misses: int = 0
     rests_until: float = 0.0
+
+    def health(self, now: float) -> PluginHealth:
+        last = self.guard.last_fault
+        text, ago = ("", 0.0) if last is None else (last.text, max(0.0, now - last.at))
+        return PluginHealth(self.guard.counters, text, ago, max(0.0, self.rests_until - now))
 
 
 class PluginManager:
@@ -153,6 +171,11 @@ class PluginManager:
         """The faults of each loaded plugin."""
         return {name: plugin.guard.counters for name, plugin in self._plugins.items()}
 
+    def health(self) -> dict[str, PluginHealth]:
+        """How each loaded plugin fares."""
+        now = self._clock()
+        return {name: plugin.health(now) for name, plugin in self._plugins.items()}
+
     # Registering, at the start
 
     def transports(self, host_for: HostFactory) -> dict[str, Transport]:
@@ -195,7 +218,7 @@ class PluginManager:
             plugin = self._plugins[impl.plugin_name]
             arguments = {} if host_for is None else {"host": host_for(impl.plugin_name, plugin.options)}
             answer = plugin.guard.call(hook, impl, arguments)
-            if answer is None:
+            if answer is None or answer is FAILED:
                 continue
             try:
                 items = list(islice(answer, MAX_REGISTERED)) if isinstance(answer, Iterable) else None
@@ -285,9 +308,11 @@ class PluginManager:
         started = anyio.current_time()
         deadline = started + self.question_deadline
         asked: list[tuple[float, _Plugin]] = []
+        passed_over: list[str] = []
         for impl in self._impls("select_transport") if self._workers else ():
             plugin = self._plugins[impl.plugin_name]
             if plugin.rests_until > self._clock():
+                passed_over.append(f"plugin {impl.plugin_name} rests, it was too slow")
                 continue
             answered = anyio.Event()
             question = Call("select_transport", impl, arguments, answered)
@@ -302,29 +327,39 @@ class PluginManager:
             started = finished
             # An answer that came while a busy loop was itself too late still counts.
             if not answered.is_set():
-                self._missed(*max(asked, key=lambda share: share[0]))
-                return default(candidates)
-            if question.answer is not None:
+                _, slowest = max(asked, key=lambda share: share[0])
+                self._missed(slowest)
+                return default(candidates, [*passed_over, f"plugin {slowest.guard.name} was too slow"])
+            if question.answer is FAILED:
+                passed_over.append(f"plugin {impl.plugin_name} failed, see the log")
+            elif question.answer is not None:
                 try:
                     selection = judged(question.answer, candidates, impl.plugin_name)
                 except ValueError as problem:
                     plugin.guard.report(Fault.NONSENSE, "select_transport answered %s", problem)
+                    passed_over.append(f"plugin {impl.plugin_name} answered {named(question.answer)}")
                 else:
                     break
         else:
-            selection = default(candidates)
+            selection = default(candidates, passed_over)
         for _, plugin in asked:
             plugin.misses = 0
         return selection
 
-    def _missed(self, took: float, plugin: _Plugin) -> None:
+    def _missed(self, plugin: _Plugin) -> None:
+        now = self._clock()
         plugin.misses += 1
-        rests = plugin.misses >= MISSES_BEFORE_REST
-        if rests:
-            plugin.rests_until = self._clock() + REST
-        verdict = f"it is not asked for {REST:g} s" if rests else "it passes"
+        begins_rest = plugin.misses >= MISSES_BEFORE_REST and plugin.rests_until <= now
+        verdict = ""
+        if begins_rest:
+            plugin.rests_until = now + REST
+            verdict = f": {plugin.misses} times in a row, it is not asked for {REST:g} s"
         plugin.guard.report(
-            Fault.MISSED, "select_transport took more than %.0f ms, %d times in a row: %s", took * 1000, plugin.misses, verdict
+            Fault.MISSED,
+            "select_transport was too slow, all plugins together have %g ms%s",
+            self.question_deadline * 1000,
+            verdict,
+            always=begins_rest,
         )
 
     def _impls(self, hook: str) -> list[pluggy.HookImpl]:

@@ -7,18 +7,32 @@ from easytier_hooks.types import TCP, Candidate, Selection
 MAX_REASON_CHARACTERS = 200
 
 
-def default(candidates: Sequence[Candidate]) -> Selection:
-    """The first candidate that is available, else plain TCP."""
-    for candidate in candidates:
-        if candidate.available:
-            return Selection(candidate.transport, candidate.reason, "default")
-    return Selection(TCP, "no other transport is available", "default")
+def default(candidates: Sequence[Candidate], passed_over: Sequence[str] = ()) -> Selection:
+    """The first candidate that is available, else plain TCP; `passed_over` tells of plugins that were asked in vain.
+
+    Plain TCP has the reason of the first candidate, which would have been taken before it.
+    """
+    found = next((candidate for candidate in candidates if candidate.available), None)
+    if found is None:
+        found = Candidate(TCP, available=True, reason="no other transport is available")
+    elif found.transport == TCP:
+        found = Candidate(TCP, available=True, reason=candidates[0].reason)
+    return Selection(found.transport, "; ".join([found.reason, *passed_over]), "default")
+
+
+def named(answer: object) -> str:
+    """What a plugin answered, in a word."""
+    name: object = answer.transport if isinstance(answer, Selection) else answer
+    return repr(name[:40]) if isinstance(name, str) else f"with {type(answer).__name__}"
 
 
 def judged(answer: object, candidates: Sequence[Candidate], plugin: str) -> Selection:
-    """The answer of `plugin` as a selection that can be acted on. Raises ValueError with what is wrong with it."""
+    """The answer of `plugin` as a selection that can be acted on. Raises ValueError with what is wrong with it.
+
+    A bare name has the candidate's own reason.
+    """
     if isinstance(answer, str):
-        answer = Selection(answer, f"chosen by plugin {plugin}")
+        answer = Selection(answer, next((each.reason for each in candidates if each.transport == answer), ""))
     if not isinstance(answer, Selection):
         raise ValueError(f"{type(answer).__name__}, not a Selection, a name or None")
     name: object = answer.transport

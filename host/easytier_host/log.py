@@ -1,6 +1,7 @@
 """Logging of the node: lines for people or JSON for machines, on standard error and in a rotated file.
 
-Loggers are called `easytier.<part>`, those of plugins after their packages; of other libraries warnings alone are written.  Who works for one instance or peer logs through `bind`, which adds both to each line.
+Loggers are called `easytier.<part>`, those of plugins after their packages; of other libraries warnings alone are written.
+Who works for one instance or peer logs through `bind`, which adds both to each line.
 Only `main` calls `configured`; a program that embeds a node sets up logging as it likes.  Secrets are never given to a
 logger; a filter would be too late.  Host names and the like come from peers, so control characters in a message are written
 as escapes; and what peers cause comes at any rate, so each handler writes a hundred lines a second, after the first thousand,

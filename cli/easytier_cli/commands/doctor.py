@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from easytier_cli.commands import network
+from easytier_cli.commands.node import faults_of, state_of
 from easytier_cli.diagnostics import Exit
+from easytier_cli.flows import age
 from easytier_cli.output import Report, printable
-from easytier_host.rpc.client import PortalClient, RefusedError, ServiceMissingError, portal_pb2
+from easytier_host.rpc.client import PortalClient, RefusedError, ServiceMissingError, portal_own_pb2, portal_pb2
 
 HIGH_LOSS: Final = 0.1
 """Share of pings lost on a connection that is worth a word."""
@@ -106,10 +108,20 @@ def _peer(node: network.Node, next_hop: network.Node | None) -> Finding:
 def _plugins(client: PortalClient, instance: Instance) -> Iterator[Finding]:
     try:
         for each in client.plugins(instance):
-            broken = each.status.startswith("broken")
-            subject = f"plugin {each.name}"
-            yield Finding("fail" if broken else "ok", subject, each.status, "see the node's log" if broken else "")
+            yield _plugin(each)
     except ServiceMissingError:
         yield Finding("ok", "plugins", "a stock node has none")
     except RefusedError as error:
         yield Finding("fail", "plugins", str(error), "see the node's log")
+
+
+def _plugin(told: portal_own_pb2.PluginInfo) -> Finding:
+    subject, text, faults = f"plugin {told.name}", state_of(told), faults_of(told)
+    if told.status.startswith("broken"):
+        return Finding("fail", subject, text, "see the node's log")
+    if faults:
+        ago = age(told.last_fault_ago_ms / 1000)
+        return Finding(
+            "warn", subject, f"{text}; since the start {faults}; the last {ago} ago: {told.last_fault}", "see the node's log"
+        )
+    return Finding("ok", subject, text)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 
 from easytier_cli import output
 from easytier_cli.output import Report
-from easytier_host.rpc.client import PortalClient, portal_pb2
+from easytier_host.rpc.client import PortalClient, portal_own_pb2, portal_pb2
 
 
 def node(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:
@@ -57,9 +58,25 @@ def stats(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, 
 def plugins(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:
     """The plugins that the node knows; nodes of stock have none."""
     found = client.plugins(instance)
-    rows = [(each.name, each.version, each.status, ", ".join(each.hooks) or "-") for each in found]
+    rows = [(each.name, each.version, state_of(each), faults_of(each) or "-", ", ".join(each.hooks) or "-") for each in found]
     narrowing = (("hooks", 24), ("version", 0), ("hooks", 0))
-    return Report([output.plain(each) for each in found], ("plugin", "version", "state", "hooks"), rows, narrowing)
+    return Report([output.plain(each) for each in found], ("plugin", "version", "state", "faults", "hooks"), rows, narrowing)
+
+
+def state_of(plugin: portal_own_pb2.PluginInfo) -> str:
+    """`loaded`, or `loaded, rests 12 s`: not asked for a transport meanwhile."""
+    return f"{plugin.status}, rests {math.ceil(plugin.rests_ms / 1000)} s" if plugin.rests_ms else plugin.status
+
+
+def faults_of(plugin: portal_own_pb2.PluginInfo) -> str:
+    """`2 raised, 5 too slow`: what it has done wrong since the start; "" if nothing."""
+    kinds = (
+        (plugin.raised, "raised"),
+        (plugin.nonsense, "unusable"),
+        (plugin.dropped, "dropped"),
+        (plugin.missed, "too slow"),
+    )
+    return ", ".join(f"{number} {word}" for number, word in kinds if number)
 
 
 def _metric_value(name: str, value: int) -> str:

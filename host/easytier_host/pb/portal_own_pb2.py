@@ -26,7 +26,7 @@ from easytier_host.pb import common_pb2 as easytier__host_dot_pb_dot_common__pb2
 from easytier_host.pb import portal_pb2 as easytier__host_dot_pb_dot_portal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!easytier_host/pb/portal_own.proto\x12\x1b\x65\x61sytier_host.pb.portal_own\x1a\x1d\x65\x61sytier_host/pb/common.proto\x1a\x1d\x65\x61sytier_host/pb/portal.proto\"\xe3\x04\n\x08\x46lowInfo\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x30\n\x03src\x18\x02 \x01(\x0b\x32#.easytier_host.pb.common.SocketAddr\x12\x30\n\x03\x64st\x18\x03 \x01(\x0b\x32#.easytier_host.pb.common.SocketAddr\x12\x11\n\tdirection\x18\x04 \x01(\t\x12\x0f\n\x07peer_id\x18\x05 \x01(\r\x12\x15\n\rpeer_hostname\x18\x06 \x01(\t\x12\x11\n\ttransport\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\r\n\x05state\x18\t \x01(\t\x12\x12\n\nend_reason\x18\n \x01(\t\x12\x15\n\rstart_time_ms\x18\x0b \x01(\x04\x12\x12\n\nbytes_sent\x18\x0c \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\r \x01(\x04\x12\x13\n\x06rtt_us\x18\x0e \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rretransmitted\x18\x0f \x01(\x04H\x01\x88\x01\x01\x12\x11\n\tchosen_by\x18\x10 \x01(\t\x12\x11\n\tsend_rate\x18\x11 \x01(\x04\x12\x14\n\x0creceive_rate\x18\x12 \x01(\x04\x12\x11\n\x04loss\x18\x13 \x01(\x02H\x02\x88\x01\x01\x12\x18\n\x0b\x65nd_time_ms\x18\x14 \x01(\x04H\x03\x88\x01\x01\x12\r\n\x05stack\x18\x15 \x01(\t\x12\x13\n\x06window\x18\x16 \x01(\rH\x04\x88\x01\x01\x12\x16\n\tin_flight\x18\x17 \x01(\rH\x05\x88\x01\x01\x42\t\n\x07_rtt_usB\x10\n\x0e_retransmittedB\x07\n\x05_lossB\x0e\n\x0c_end_time_msB\t\n\x07_windowB\x0c\n\n_in_flight\"\\\n\x11ListFlowsResponse\x12\x34\n\x05\x66lows\x18\x01 \x03(\x0b\x32%.easytier_host.pb.portal_own.FlowInfo\x12\x11\n\tunwatched\x18\x02 \x01(\x04\"`\n\nPluginInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\t\x12\r\n\x05hooks\x18\x04 \x03(\t\x12\x0e\n\x06status\x18\x05 \x01(\t\"O\n\x13ListPluginsResponse\x12\x38\n\x07plugins\x18\x01 \x03(\x0b\x32\'.easytier_host.pb.portal_own.PluginInfo\"_\n\nFlowUpdate\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x66low_id\x18\x02 \x01(\x04\x12\x0f\n\x07time_ms\x18\x03 \x01(\x04\x12\r\n\x05\x65vent\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"s\n\x11WatchFlowsRequest\x12=\n\x08instance\x18\x01 \x01(\x0b\x32+.easytier_host.pb.portal.InstanceIdentifier\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x0c\x12\x0f\n\x07wait_ms\x18\x03 \x01(\r\"\xcc\x01\n\x12WatchFlowsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\x12\x13\n\x0bis_snapshot\x18\x02 \x01(\x08\x12\x34\n\x05\x66lows\x18\x03 \x03(\x0b\x32%.easytier_host.pb.portal_own.FlowInfo\x12\x38\n\x07updates\x18\x04 \x03(\x0b\x32\'.easytier_host.pb.portal_own.FlowUpdate\x12\x0e\n\x06missed\x18\x05 \x01(\x04\x12\x11\n\tunwatched\x18\x06 \x01(\x04\"]\n\x0b\x46lowRequest\x12=\n\x08instance\x18\x01 \x01(\x0b\x32+.easytier_host.pb.portal.InstanceIdentifier\x12\x0f\n\x07\x66low_id\x18\x02 \x01(\x04\"\x81\x01\n\x10ShowFlowResponse\x12\x33\n\x04\x66low\x18\x01 \x01(\x0b\x32%.easytier_host.pb.portal_own.FlowInfo\x12\x38\n\x07history\x18\x02 \x03(\x0b\x32\'.easytier_host.pb.portal_own.FlowUpdate\"\x81\x01\n\x0e\x45xplainRequest\x12=\n\x08instance\x18\x01 \x01(\x0b\x32+.easytier_host.pb.portal.InstanceIdentifier\x12\x30\n\x03\x64st\x18\x02 \x01(\x0b\x32#.easytier_host.pb.common.SocketAddr\"A\n\tCandidate\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xff\x01\n\x0f\x45xplainResponse\x12\x0f\n\x07peer_id\x18\x01 \x01(\r\x12\x15\n\rpeer_hostname\x18\x02 \x01(\t\x12\x14\n\x0cpeer_version\x18\x03 \x01(\t\x12\x0c\n\x04hops\x18\x04 \x01(\r\x12\x19\n\x11next_hop_hostname\x18\x05 \x01(\t\x12:\n\ncandidates\x18\x06 \x03(\x0b\x32&.easytier_host.pb.portal_own.Candidate\x12\x11\n\ttransport\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x11\n\tchosen_by\x18\t \x01(\t\x12\x13\n\x0bvia_network\x18\n \x01(\t\"H\n\x07\x46inding\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\"J\n\x10\x44iagnoseResponse\x12\x36\n\x08\x66indings\x18\x01 \x03(\x0b\x32$.easytier_host.pb.portal_own.Finding\"\xa5\x01\n\x0bPingRequest\x12=\n\x08instance\x18\x01 \x01(\x0b\x32+.easytier_host.pb.portal.InstanceIdentifier\x12\x30\n\x03\x64st\x18\x02 \x01(\x0b\x32#.easytier_host.pb.common.SocketAddr\x12\x11\n\ttransport\x18\x03 \x01(\t\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\"?\n\x0cPingResponse\x12\x0e\n\x06rtt_us\x18\x01 \x01(\x04\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!easytier_host/pb/portal_own.proto\x12\x1b\x65\x61sytier_host.pb.portal_own\x1a\x1d\x65\x61sytier_host/pb/common.proto\x1a\x1d\x65\x61sytier_host/pb/portal.proto\"\xe3\x04\n\x08\x46lowInfo\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x30\n\x03src\x18\x02 \x01(\x0b\x32#.easytier_host.pb.common.SocketAddr\x12\x30\n\x03\x64st\x18\x03 \x01(\x0b\x32#.easytier_host.pb.common.SocketAddr\x12\x11\n\tdirection\x18\x04 \x01(\t\x12\x0f\n\x07peer_id\x18\x05 \x01(\r\x12\x15\n\rpeer_hostname\x18\x06 \x01(\t\x12\x11\n\ttransport\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\r\n\x05state\x18\t \x01(\t\x12\x12\n\nend_reason\x18\n \x01(\t\x12\x15\n\rstart_time_ms\x18\x0b \x01(\x04\x12\x12\n\nbytes_sent\x18\x0c \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\r \x01(\x04\x12\x13\n\x06rtt_us\x18\x0e \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rretransmitted\x18\x0f \x01(\x04H\x01\x88\x01\x01\x12\x11\n\tchosen_by\x18\x10 \x01(\t\x12\x11\n\tsend_rate\x18\x11 \x01(\x04\x12\x14\n\x0creceive_rate\x18\x12 \x01(\x04\x12\x11\n\x04loss\x18\x13 \x01(\x02H\x02\x88\x01\x01\x12\x18\n\x0b\x65nd_time_ms\x18\x14 \x01(\x04H\x03\x88\x01\x01\x12\r\n\x05stack\x18\x15 \x01(\t\x12\x13\n\x06window\x18\x16 \x01(\rH\x04\x88\x01\x01\x12\x16\n\tin_flight\x18\x17 \x01(\rH\x05\x88\x01\x01\x42\t\n\x07_rtt_usB\x10\n\x0e_retransmittedB\x07\n\x05_lossB\x0e\n\x0c_end_time_msB\t\n\x07_windowB\x0c\n\n_in_flight\"\\\n\x11ListFlowsResponse\x12\x34\n\x05\x66lows\x18\x01 \x03(\x0b\x32%.easytier_host.pb.portal_own.FlowInfo\x12\x11\n\tunwatched\x18\x02 \x01(\x04\"\xe4\x01\n\nPluginInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0c\x64istribution\x18\x03 \x01(\t\x12\r\n\x05hooks\x18\x04 \x03(\t\x12\x0e\n\x06status\x18\x05 \x01(\t\x12\x0e\n\x06raised\x18\x06 \x01(\x04\x12\x10\n\x08nonsense\x18\x07 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x08 \x01(\x04\x12\x0e\n\x06missed\x18\t \x01(\x04\x12\x12\n\nlast_fault\x18\n \x01(\t\x12\x19\n\x11last_fault_ago_ms\x18\x0b \x01(\x04\x12\x10\n\x08rests_ms\x18\x0c \x01(\x04\"O\n\x13ListPluginsResponse\x12\x38\n\x07plugins\x18\x01 \x03(\x0b\x32\'.easytier_host.pb.portal_own.PluginInfo\"_\n\nFlowUpdate\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x66low_id\x18\x02 \x01(\x04\x12\x0f\n\x07time_ms\x18\x03 \x01(\x04\x12\r\n\x05\x65vent\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"s\n\x11WatchFlowsRequest\x12=\n\x08instance\x18\x01 \x01(\x0b\x32+.easytier_host.pb.portal.InstanceIdentifier\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x0c\x12\x0f\n\x07wait_ms\x18\x03 \x01(\r\"\xcc\x01\n\x12WatchFlowsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\x12\x13\n\x0bis_snapshot\x18\x02 \x01(\x08\x12\x34\n\x05\x66lows\x18\x03 \x03(\x0b\x32%.easytier_host.pb.portal_own.FlowInfo\x12\x38\n\x07updates\x18\x04 \x03(\x0b\x32\'.easytier_host.pb.portal_own.FlowUpdate\x12\x0e\n\x06missed\x18\x05 \x01(\x04\x12\x11\n\tunwatched\x18\x06 \x01(\x04\"]\n\x0b\x46lowRequest\x12=\n\x08instance\x18\x01 \x01(\x0b\x32+.easytier_host.pb.portal.InstanceIdentifier\x12\x0f\n\x07\x66low_id\x18\x02 \x01(\x04\"\x81\x01\n\x10ShowFlowResponse\x12\x33\n\x04\x66low\x18\x01 \x01(\x0b\x32%.easytier_host.pb.portal_own.FlowInfo\x12\x38\n\x07history\x18\x02 \x03(\x0b\x32\'.easytier_host.pb.portal_own.FlowUpdate\"\x81\x01\n\x0e\x45xplainRequest\x12=\n\x08instance\x18\x01 \x01(\x0b\x32+.easytier_host.pb.portal.InstanceIdentifier\x12\x30\n\x03\x64st\x18\x02 \x01(\x0b\x32#.easytier_host.pb.common.SocketAddr\"A\n\tCandidate\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xff\x01\n\x0f\x45xplainResponse\x12\x0f\n\x07peer_id\x18\x01 \x01(\r\x12\x15\n\rpeer_hostname\x18\x02 \x01(\t\x12\x14\n\x0cpeer_version\x18\x03 \x01(\t\x12\x0c\n\x04hops\x18\x04 \x01(\r\x12\x19\n\x11next_hop_hostname\x18\x05 \x01(\t\x12:\n\ncandidates\x18\x06 \x03(\x0b\x32&.easytier_host.pb.portal_own.Candidate\x12\x11\n\ttransport\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x11\n\tchosen_by\x18\t \x01(\t\x12\x13\n\x0bvia_network\x18\n \x01(\t\"H\n\x07\x46inding\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\"J\n\x10\x44iagnoseResponse\x12\x36\n\x08\x66indings\x18\x01 \x03(\x0b\x32$.easytier_host.pb.portal_own.Finding\"\xa5\x01\n\x0bPingRequest\x12=\n\x08instance\x18\x01 \x01(\x0b\x32+.easytier_host.pb.portal.InstanceIdentifier\x12\x30\n\x03\x64st\x18\x02 \x01(\x0b\x32#.easytier_host.pb.common.SocketAddr\x12\x11\n\ttransport\x18\x03 \x01(\t\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\"?\n\x0cPingResponse\x12\x0e\n\x06rtt_us\x18\x01 \x01(\x04\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,32 +37,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FLOWINFO']._serialized_end=740
   _globals['_LISTFLOWSRESPONSE']._serialized_start=742
   _globals['_LISTFLOWSRESPONSE']._serialized_end=834
-  _globals['_PLUGININFO']._serialized_start=836
-  _globals['_PLUGININFO']._serialized_end=932
-  _globals['_LISTPLUGINSRESPONSE']._serialized_start=934
-  _globals['_LISTPLUGINSRESPONSE']._serialized_end=1013
-  _globals['_FLOWUPDATE']._serialized_start=1015
-  _globals['_FLOWUPDATE']._serialized_end=1110
-  _globals['_WATCHFLOWSREQUEST']._serialized_start=1112
-  _globals['_WATCHFLOWSREQUEST']._serialized_end=1227
-  _globals['_WATCHFLOWSRESPONSE']._serialized_start=1230
-  _globals['_WATCHFLOWSRESPONSE']._serialized_end=1434
-  _globals['_FLOWREQUEST']._serialized_start=1436
-  _globals['_FLOWREQUEST']._serialized_end=1529
-  _globals['_SHOWFLOWRESPONSE']._serialized_start=1532
-  _globals['_SHOWFLOWRESPONSE']._serialized_end=1661
-  _globals['_EXPLAINREQUEST']._serialized_start=1664
-  _globals['_EXPLAINREQUEST']._serialized_end=1793
-  _globals['_CANDIDATE']._serialized_start=1795
-  _globals['_CANDIDATE']._serialized_end=1860
-  _globals['_EXPLAINRESPONSE']._serialized_start=1863
-  _globals['_EXPLAINRESPONSE']._serialized_end=2118
-  _globals['_FINDING']._serialized_start=2120
-  _globals['_FINDING']._serialized_end=2192
-  _globals['_DIAGNOSERESPONSE']._serialized_start=2194
-  _globals['_DIAGNOSERESPONSE']._serialized_end=2268
-  _globals['_PINGREQUEST']._serialized_start=2271
-  _globals['_PINGREQUEST']._serialized_end=2436
-  _globals['_PINGRESPONSE']._serialized_start=2438
-  _globals['_PINGRESPONSE']._serialized_end=2501
+  _globals['_PLUGININFO']._serialized_start=837
+  _globals['_PLUGININFO']._serialized_end=1065
+  _globals['_LISTPLUGINSRESPONSE']._serialized_start=1067
+  _globals['_LISTPLUGINSRESPONSE']._serialized_end=1146
+  _globals['_FLOWUPDATE']._serialized_start=1148
+  _globals['_FLOWUPDATE']._serialized_end=1243
+  _globals['_WATCHFLOWSREQUEST']._serialized_start=1245
+  _globals['_WATCHFLOWSREQUEST']._serialized_end=1360
+  _globals['_WATCHFLOWSRESPONSE']._serialized_start=1363
+  _globals['_WATCHFLOWSRESPONSE']._serialized_end=1567
+  _globals['_FLOWREQUEST']._serialized_start=1569
+  _globals['_FLOWREQUEST']._serialized_end=1662
+  _globals['_SHOWFLOWRESPONSE']._serialized_start=1665
+  _globals['_SHOWFLOWRESPONSE']._serialized_end=1794
+  _globals['_EXPLAINREQUEST']._serialized_start=1797
+  _globals['_EXPLAINREQUEST']._serialized_end=1926
+  _globals['_CANDIDATE']._serialized_start=1928
+  _globals['_CANDIDATE']._serialized_end=1993
+  _globals['_EXPLAINRESPONSE']._serialized_start=1996
+  _globals['_EXPLAINRESPONSE']._serialized_end=2251
+  _globals['_FINDING']._serialized_start=2253
+  _globals['_FINDING']._serialized_end=2325
+  _globals['_DIAGNOSERESPONSE']._serialized_start=2327
+  _globals['_DIAGNOSERESPONSE']._serialized_end=2401
+  _globals['_PINGREQUEST']._serialized_start=2404
+  _globals['_PINGREQUEST']._serialized_end=2569
+  _globals['_PINGRESPONSE']._serialized_start=2571
+  _globals['_PINGRESPONSE']._serialized_end=2634
 # @@protoc_insertion_point(module_scope)

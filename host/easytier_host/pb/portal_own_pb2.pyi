@@ -67,18 +67,32 @@ class ListFlowsResponse(_message.Message):
     def __init__(self, flows: _Optional[_Iterable[_Union[FlowInfo, _Mapping]]] = ..., unwatched: _Optional[int] = ...) -> None: ...
 
 class PluginInfo(_message.Message):
-    __slots__ = ("name", "version", "distribution", "hooks", "status")
+    __slots__ = ("name", "version", "distribution", "hooks", "status", "raised", "nonsense", "dropped", "missed", "last_fault", "last_fault_ago_ms", "rests_ms")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     HOOKS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    RAISED_FIELD_NUMBER: _ClassVar[int]
+    NONSENSE_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    LAST_FAULT_FIELD_NUMBER: _ClassVar[int]
+    LAST_FAULT_AGO_MS_FIELD_NUMBER: _ClassVar[int]
+    RESTS_MS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     distribution: str
     hooks: _containers.RepeatedScalarFieldContainer[str]
     status: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., distribution: _Optional[str] = ..., hooks: _Optional[_Iterable[str]] = ..., status: _Optional[str] = ...) -> None: ...
+    raised: int
+    nonsense: int
+    dropped: int
+    missed: int
+    last_fault: str
+    last_fault_ago_ms: int
+    rests_ms: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., distribution: _Optional[str] = ..., hooks: _Optional[_Iterable[str]] = ..., status: _Optional[str] = ..., raised: _Optional[int] = ..., nonsense: _Optional[int] = ..., dropped: _Optional[int] = ..., missed: _Optional[int] = ..., last_fault: _Optional[str] = ..., last_fault_ago_ms: _Optional[int] = ..., rests_ms: _Optional[int] = ...) -> None: ...
 
 class ListPluginsResponse(_message.Message):
     __slots__ = ("plugins",)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import TYPE_CHECKING, Final
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 import anyio
 
+from easytier_hooks import PluginHealth
 from easytier_host.config.writer import as_toml
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from easytier_host.peer_conn import PeerConn
@@ -137,13 +139,21 @@ def connectors(node: Node) -> Iterator[portal_pb2.Connector]:
 
 def plugin_infos(node: Node) -> Iterator[portal_own_pb2.PluginInfo]:
     """The plugins that this node knows, loaded or not."""
-    for row in node.plugins.describe() if node.plugins is not None else ():
+    if node.plugins is None:
+        return
+    healths = node.plugins.health()
+    for row in node.plugins.describe():
+        health = healths.get(row.name, PluginHealth())
         yield portal_own_pb2.PluginInfo(
             name=row.name,
             version=row.version,
             distribution=row.distribution,
             hooks=row.hooks,
             status=clean(f"{row.state}: {row.error}" if row.error else str(row.state)),
+            **asdict(health.faults),
+            last_fault=clean(health.last_fault),
+            last_fault_ago_ms=round(health.last_fault_ago * 1000),
+            rests_ms=round(health.rests_for * 1000),
         )
 
 
@@ -162,6 +172,10 @@ def metric_snapshots(node: Node) -> Iterator[portal_pb2.MetricSnapshot]:
         yield portal_pb2.MetricSnapshot(name=name, value=counters[field], labels=labels)
     for name in sorted(counters):
         yield portal_pb2.MetricSnapshot(name=f"node_{name}", value=counters[name], labels=labels)
+    for plugin, faults in node.plugins.counters().items() if node.plugins is not None else ():
+        for kind, number in asdict(faults).items():
+            of_plugin = {**labels, "plugin": plugin, "kind": kind}
+            yield portal_pb2.MetricSnapshot(name="node_plugin_faults", value=number, labels=of_plugin)
 
 
 def gauges(node: Node) -> Iterator[portal_pb2.MetricSnapshot]:

@@ -6,7 +6,7 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import Message
 
@@ -21,6 +21,20 @@ def answer(message: Message) -> bytes:
     return peer_rpc_pb2.RpcResponse(response=message.SerializeToString()).SerializeToString()
 
 
+KCP_PLUGIN = portal_own_pb2.PluginInfo(name="kcp", version="1", status="loaded", hooks=["x", "y"])
+FAULTY = portal_own_pb2.PluginInfo(
+    name="lazy",
+    status="loaded",
+    raised=2,
+    nonsense=3,
+    missed=5,
+    last_fault="select_transport was too slow",
+    last_fault_ago_ms=4_200,
+    rests_ms=11_500,
+)
+"""A plugin that did much wrong."""
+
+
 def node(
     *,
     hostname: str = "a",
@@ -28,6 +42,7 @@ def node(
     flows: tuple[portal_own_pb2.FlowInfo, ...] = (),
     explained: portal_own_pb2.ExplainResponse | None = None,
     finding: portal_own_pb2.Finding | None = None,
+    plugins: Sequence[portal_own_pb2.PluginInfo] = (KCP_PLUGIN,),
 ) -> dict[replay.Method, bytes]:
     """What a node says that knows these routes and flows."""
     explained = explained or portal_own_pb2.ExplainResponse()
@@ -45,11 +60,7 @@ def node(
         ("", "PythonNodeRpc", 1): answer(portal_own_pb2.ListFlowsResponse(flows=flows)),
         ("", "PythonNodeRpc", 5): answer(explained),
         ("", "PythonNodeRpc", 7): answer(portal_own_pb2.DiagnoseResponse(findings=[finding])),
-        ("", "PythonNodeRpc", 2): answer(
-            portal_own_pb2.ListPluginsResponse(
-                plugins=[portal_own_pb2.PluginInfo(name="kcp", version="1", status="loaded", hooks=["x", "y"])]
-            )
-        ),
+        ("", "PythonNodeRpc", 2): answer(portal_own_pb2.ListPluginsResponse(plugins=plugins)),
     }
 
 

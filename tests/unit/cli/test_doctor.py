@@ -11,7 +11,7 @@ import pytest
 from easytier_cli.main import main
 from easytier_host.pb import portal_own_pb2
 from tests.unit.cli import replay
-from tests.unit.cli.nodes import MODULE, node, refusal, route, run, stock
+from tests.unit.cli.nodes import FAULTY, KCP_PLUGIN, MODULE, node, refusal, route, run, stock
 
 Findings = dict[str, dict[str, str]]
 
@@ -37,6 +37,16 @@ def test_doctor_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     place = lines.index("warn  firewall    drops")
     assert lines[place + 1] == "                  -> accept"
+
+
+def test_doctor_warns_of_plugins_that_did_something_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = portal_own_pb2.PluginInfo(name="broken", status="broken: KeyError: 'oh'")
+    found = examined(node(plugins=[KCP_PLUGIN, FAULTY, broken]), 6, capsys)
+    assert [found[f"plugin {name}"]["status"] for name in ("kcp", "lazy", "broken")] == ["ok", "warn", "fail"]
+    assert found["plugin lazy"]["text"] == (
+        "loaded, rests 12 s; since the start 2 raised, 3 unusable, 5 too slow; the last 4s ago: select_transport was too slow"
+    )
+    assert found["plugin lazy"]["advice"]
 
 
 def test_doctor_tells_what_it_could_not_ask(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from easytier_cli import arguments
 from easytier_cli.main import main
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from tests.unit.cli import replay
-from tests.unit.cli.nodes import FLOW, MODULE, answer, node, on_terminal, refusal, route, rows, run
+from tests.unit.cli.nodes import FAULTY, FLOW, MODULE, answer, node, on_terminal, refusal, route, rows, run
 
 # How it ends
 
@@ -215,7 +215,11 @@ def test_a_name_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) 
 
 def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(node(), "plugins") == 0
-    assert capsys.readouterr().out.splitlines()[2] == "| kcp    | 1       | loaded | x, y  |"
+    assert capsys.readouterr().out.splitlines()[2] == "| kcp    | 1       | loaded | -      | x, y  |"
+    assert run(node(plugins=[FAULTY]), "plugins") == 0
+    assert capsys.readouterr().out.splitlines()[2] == (
+        "| lazy   |         | loaded, rests 12 s | 2 raised, 3 unusable, 5 too slow | -     |"
+    )
 
 
 def test_words_of_a_node_do_not_reach_the_terminal_as_commands(capsys: pytest.CaptureFixture[str]) -> None:

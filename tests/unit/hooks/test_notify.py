@@ -22,6 +22,7 @@ from easytier_hooks import (
     TcpFlow,
     hookimpl,
 )
+from easytier_hooks.guard import LOG_INTERVAL, Fault, Guard
 from easytier_hooks.manager import MAX_PEERS
 from easytier_hooks.testing import make_flow, make_peer
 
@@ -110,8 +111,10 @@ async def test_a_raising_plugin_is_counted_and_the_others_go_on(caplog: pytest.L
         manager.notify_flow(make_flow(), Seen())
     assert manager.counters() == {"p0": PluginCounters(raised=22), "p1": PluginCounters()}
     assert len(recorder.events) == 22
-    lines = [record.getMessage() for record in caplog.records]
-    assert lines == ["plugin p0: on_tcp_flow raised ZeroDivisionError"]
+    assert [line.partition(" at ")[0] for line in caplog.messages] == [
+        "plugin p0: on_tcp_flow raised ZeroDivisionError",
+        "plugin p0: on_tcp_flow raised SystemExit",
+    ]
 
 
 async def test_a_fault_is_logged_again_after_a_while_with_the_number_of_those_before(caplog: pytest.LogCaptureFixture) -> None:
@@ -120,10 +123,23 @@ async def test_a_fault_is_logged_again_after_a_while_with_the_number_of_those_be
     async with manager.running():
         for _ in range(4):
             manager.notify_flow(make_flow(), Seen())
-    assert [record.getMessage() for record in caplog.records] == [
-        "plugin p0: on_tcp_flow raised ZeroDivisionError",
-        "plugin p0: on_tcp_flow raised ZeroDivisionError (2 more like this before)",
-    ]
+    first, again = caplog.messages
+    assert first.startswith(f"plugin p0: on_tcp_flow raised ZeroDivisionError at {__file__}:")
+    assert again == f"{first} (2 more like this before)"
+
+
+def test_faults_that_are_all_different_share_a_line_beyond_the_first_sixteen(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    watched = Guard("p0", clock=lambda: now)
+    for number in range(30):
+        watched.report(Fault.NONSENSE, "answered %d", number)
+    watched.report(Fault.MISSED, "late")
+    watched.report(Fault.MISSED, "late", always=True)
+    assert caplog.messages == [f"plugin p0: answered {number}" for number in range(17)] + ["plugin p0: late"] * 2
+    now = LOG_INTERVAL
+    watched.report(Fault.NONSENSE, "answered 30")
+    assert caplog.messages[-1] == "plugin p0: answered 30"
+    assert watched.counters == PluginCounters(nonsense=31, missed=2)
 
 
 async def test_a_full_queue_drops_the_oldest_calls_and_counts_them(caplog: pytest.LogCaptureFixture) -> None:
@@ -223,11 +239,14 @@ async def test_the_memory_of_peers_is_bounded() -> None:
     assert [peer_id for peer_id, _ in recorder.peers] == list(range(10, MAX_PEERS + 10))
 
 
-async def test_an_asynchronous_hook_is_reported_and_its_coroutine_closed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_hook_that_returns_a_coroutine_is_reported_and_its_coroutine_closed(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        raise AssertionError("ran")
+
     class Asynchronous:
         @hookimpl
-        async def on_tcp_flow(self, flow: TcpFlow) -> None:
-            raise AssertionError("ran")
+        def on_tcp_flow(self, flow: TcpFlow) -> object:
+            return run()
 
     manager = manager_with(Asynchronous())
     async with manager.running():

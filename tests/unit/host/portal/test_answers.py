@@ -164,6 +164,27 @@ async def test_counters_have_stock_names_too() -> None:
         assert "# TYPE node_dropped_malformed counter\n" in text
 
 
+class Faulty:
+    @hookimpl
+    def advertise_capabilities(self) -> None:
+        raise ValueError(SECRET)
+
+
+async def test_what_plugins_do_wrong_is_told_and_counted() -> None:
+    plugins = no_plugins()
+    plugins.register("faulty", Faulty())
+    plugins.register("sound", Keeper())
+    async with make_node(1, plugins=plugins) as node, portal_of(node) as portal:
+        faulty, sound = await ask(portal, lambda client: client.plugins())
+        assert (faulty.raised, faulty.nonsense, faulty.rests_ms) == (1, 0, 0)
+        assert faulty.last_fault.startswith(f"advertise_capabilities raised ValueError at {__file__}:")
+        assert (sound.raised, sound.last_fault) == (0, "")
+        counted = [each for each in await ask(portal, lambda client: client.stats()) if each.name == "node_plugin_faults"]
+        faults = {(each.labels["plugin"], each.labels["kind"]): each.value for each in counted}
+        assert (faults["faulty", "raised"], faults["sound", "raised"], sum(faults.values())) == (1, 0, 1)
+        assert SECRET not in str(faulty)
+
+
 async def test_no_answer_holds_a_secret() -> None:
     async with two_nodes() as (_, b), portal_of(b) as portal:
         answers = await ask(
