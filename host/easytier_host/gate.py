@@ -29,6 +29,7 @@ from anyio.abc import TaskGroup
 
 from easytier_hooks.errors import TransportUnavailable
 from easytier_hooks.loading import PluginInfo, PluginState
+from easytier_hooks.selection import default
 from easytier_hooks.services import Link, TcpStack, Transport
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import (
@@ -332,10 +333,8 @@ class FlowGate:
         candidates = self._candidates(snapshot)
         nobody_asks = not self._hooks.asks_for_transport and not any(c.available for c in candidates[:-1])
         if nobody_asks or self._held >= MAX_HELD:
-            reason = candidates[0].reason if len(candidates) > 1 else self.transport_obstacle
-            if not nobody_asks:
-                reason = f"{MAX_HELD} flows are being decided on already"
-            self._settle(flow, Selection(TCP, reason, "default"))
+            busy = Selection(TCP, f"{MAX_HELD} flows are being decided on already", "default")
+            self._settle(flow, default(candidates) if nobody_asks else busy)
             return True
         flow.held = True
         self._held += 1
@@ -361,11 +360,8 @@ class FlowGate:
             except Exception:
                 logger.exception("transport %s failed to judge flow %s", name, flow.key)
                 candidates.append(Candidate(name, available=False, reason=f"{name} failed, see the log"))
-        if flow.direction != "forwarded":
-            reason = "plain TCP is always there" if candidates else self.transport_obstacle
-            return [*candidates, Candidate(TCP, available=True, reason=reason)]
-        obstacle = self._plain_obstacle
-        reason = obstacle or (candidates[0].reason if candidates else self.transport_obstacle)
+        obstacle = self._plain_obstacle if flow.direction == "forwarded" else ""
+        reason = obstacle or ("plain TCP is always there" if candidates else self.transport_obstacle)
         return [*candidates, Candidate(TCP, available=not obstacle, reason=reason)]
 
     @property

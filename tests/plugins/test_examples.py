@@ -180,7 +180,7 @@ async def test_parcel_carries_a_flow_over_a_line_that_loses(site: Path) -> None:
             with pytest.raises(ConnectionRefusedError):
                 await near.connect_tcp("10.144.0.2", 81)
         first, *_ = near.gate.table
-        assert (first.transport, first.reason) == ("parcel", "chosen by plugin parcel")
+        assert (first.transport, first.reason) == ("parcel", "far takes parcels, says the configuration")
         assert bad.there.lost + bad.back.lost > 0
 
 

@@ -418,6 +418,16 @@ async def test_a_flow_of_a_host_behind_this_node_needs_a_stack_for_subnets() -> 
         assert transport.dialled
 
 
+async def test_a_policy_without_an_answer_leaves_the_obstacle_as_the_reason() -> None:
+    async with world() as w:
+        w.offer(FakeTransport())
+        w.hooks.asks = True
+        w.release()
+        assert w.gate.admit([device_frame(tcp_segment("192.168.1.5"))]) == []
+        await until(lambda: w.forwarded)
+        assert w.events()[1] == TransportSelected("tcp", "subnet-to-subnet needs --use-smoltcp", "default")
+
+
 async def test_without_a_stack_every_flow_is_plain_and_told_why() -> None:
     async with world() as w:
         w.offer(FakeTransport())
@@ -860,6 +870,20 @@ async def test_with_a_full_table_nothing_enters_here() -> None:
         w.gate.admit([SYN_FRAME])
         with pytest.raises(OSError, match="as many flows as it can"):
             await w.gate.dial(KEY)
+
+
+@pytest.mark.parametrize("obstacle", ["", "no TCP stack here"])
+async def test_what_is_said_of_plain_tcp_where_flows_enter_at_a_port(obstacle: str) -> None:
+    async with world() as w:
+        w.offer(FakeTransport())
+        w.gate.device, w.gate.plain = None, FakePlain(obstacle)
+        w.release()
+        _, candidates, selection = await w.gate.explain(KEY)
+        assert candidates == [
+            Candidate("kcp", available=True, reason="kcp can"),
+            Candidate("tcp", available=not obstacle, reason=obstacle or "plain TCP is always there"),
+        ]
+        assert selection == Selection("kcp", "kcp can", "default")
 
 
 async def test_what_a_flow_to_this_node_itself_would_get() -> None:
