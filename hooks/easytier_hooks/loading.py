@@ -4,6 +4,7 @@ Pure decisions over entry points and the configuration's table; the manager acts
 imported, so a listing can say nothing of its hooks.
 """
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ import pluggy
 
 from easytier_hooks import specs
 from easytier_hooks.errors import PluginConfigError, PluginLoadError
+from easytier_hooks.guard import place_of
 
 ENTRY_POINT_GROUP = "easytier.plugins"
 DISABLE_VARIABLE = "ET_DISABLE_PLUGINS"
@@ -63,7 +65,12 @@ def installed_plugins() -> Iterable[EntryPoint]:
 
 def installed_packages() -> frozenset[str]:
     """Top-level packages and modules that plugins come from; those of plugins that are not loaded are not imported either."""
-    return frozenset(entry.module.partition(".")[0] for entry in installed_plugins())
+    return frozenset(map(_package, installed_plugins()))
+
+
+def switched_off(environ: Mapping[str, str]) -> frozenset[str]:
+    """Names of plugins that the environment switches off."""
+    return frozenset(filter(None, map(str.strip, environ.get(DISABLE_VARIABLE, "").split(","))))
 
 
 def choose(
@@ -83,7 +90,7 @@ def choose(
             raise PluginConfigError(name, f"plugin {name!r} is not installed{nearest(name, offers)}; installed: {known}")
         if not isinstance(value, bool | Mapping):
             raise PluginConfigError(name, f"plugin {name!r}: expected true, false or a table of options, not {value!r}")
-    blocked = {name.strip() for name in environ.get(DISABLE_VARIABLE, "").split(",")}
+    blocked = switched_off(environ)
 
     choices = []
     for name in [*(name for name in offers if name not in table), *table]:
@@ -103,17 +110,42 @@ def choose(
 
 def build(choice: Choice) -> object:
     """Import the plugin; where the entry point names a callable, call it with the options. Raises PluginLoadError."""
-    name = choice.entry.name
+    entry = choice.entry
     if choice.clash:
-        raise PluginLoadError(name, choice.clash)
+        raise PluginLoadError(entry.name, choice.clash)
+    # Code of others may do anything while it is imported or called, sys.exit() included.
     try:
-        loaded: object = choice.entry.load()
-        return loaded(choice.options) if callable(loaded) else loaded
-    # Code of others may do anything while it is imported, sys.exit() included.
+        loaded: object = entry.load()
+    except (Exception, SystemExit) as error:
+        raise PluginLoadError(entry.name, _fault(entry, error)) from error
+    if not callable(loaded):
+        return loaded
+    if not _takes_one(loaded):
+        raise PluginLoadError(entry.name, f"{entry.value} must take one argument: its options, a mapping")
+    try:
+        plugin: object = loaded(choice.options)
     except (Exception, SystemExit) as error:
         # What a plugin says of its options is for users; anything else is a fault of its own.
-        words = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
-        raise PluginLoadError(name, words) from error
+        words = str(error) if isinstance(error, ValueError) and str(error) else _fault(entry, error)
+        raise PluginLoadError(entry.name, words) from error
+    return plugin
+
+
+def _fault(entry: EntryPoint, error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}{place_of(error, _package(entry))}"
+
+
+def _takes_one(made: Callable[..., object]) -> bool:
+    try:
+        signature = inspect.signature(made)
+    # Some callables of C have none.
+    except (ValueError, TypeError):
+        return True
+    try:
+        signature.bind({})
+    except TypeError:
+        return False
+    return True
 
 
 def check_options(options: Mapping[str, object], *known: str) -> None:
@@ -125,7 +157,10 @@ def check_options(options: Mapping[str, object], *known: str) -> None:
 
 
 def hooks_of(manager: pluggy.PluginManager, name: str, plugin: object) -> tuple[str, ...]:
-    """The hooks that a plugin implements. Raises PluginLoadError if one is misspelt or a wrapper, or if there is none."""
+    """The hooks that a plugin implements.
+
+    Raises PluginLoadError if one of them is misspelt, a wrapper, asynchronous or has other arguments, or if there is none.
+    """
     found = []
     for attribute in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, attribute)
@@ -136,10 +171,31 @@ def hooks_of(manager: pluggy.PluginManager, name: str, plugin: object) -> tuple[
             raise PluginLoadError(name, f"there is no hook {hook!r}{nearest(hook, HOOK_NAMES)}")
         if options.get("wrapper") or options.get("hookwrapper"):
             raise PluginLoadError(name, f"{hook} is a wrapper; hooks of this program cannot be wrapped")
+        problem = _misfit(hook, getattr(plugin, attribute))
+        if problem:
+            raise PluginLoadError(name, f"{hook} {problem}")
         found.append(hook)
     if not found:
         raise PluginLoadError(name, "no function of it is marked with @hookimpl")
     return tuple(hook for hook in HOOK_NAMES if hook in found)
+
+
+def _misfit(hook: str, function: Callable[..., object]) -> str:
+    """Why a function cannot be called as this hook; "" if it can."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return "is asynchronous; hooks must be plain functions"
+    offered = tuple(inspect.signature(getattr(specs, hook)).parameters)
+    for parameter in inspect.signature(function).parameters.values():
+        name, has_default = parameter.name, parameter.default is not parameter.empty
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if name not in offered and not has_default:
+            return f"has no argument {name!r}{nearest(name, offered)}; it has {', '.join(offered) or 'none'}"
+        if name in offered and has_default:
+            return f"would never be given its argument {name!r}, which has a default: leave that out"
+        if name in offered and parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
+            return f"cannot be given its argument {name!r}: leave out the / or * among the arguments"
+    return ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -174,3 +230,7 @@ def listing(plugins: Sequence[PluginInfo]) -> str:
 
 def _distribution(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else ""
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.module.partition(".")[0]

@@ -132,7 +132,12 @@ class PluginManager:
         Raises PluginConfigError if the table is wrong, PluginLoadError if a plugin of the table cannot be loaded. A default
         plugin that cannot be loaded is logged and left out; with `strict` false, which is for listings, any other is too.
         """
-        for choice in loading.choose(self._installed, self._table, self._defaults, self._environ):
+        choices = loading.choose(self._installed, self._table, self._defaults, self._environ)
+        known = [choice.entry.name for choice in choices]
+        for unknown in sorted(loading.switched_off(self._environ).difference(known)):
+            hint = loading.nearest(unknown, known)
+            logger.warning("%s: plugin %r is not installed%s", loading.DISABLE_VARIABLE, unknown, hint)
+        for choice in choices:
             name = choice.entry.name
             self._rows[name] = loading.info(choice)
             if choice.state is not PluginState.LOADED:

@@ -91,7 +91,7 @@ def _print(text: str) -> int:
 
 def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:
     from easytier_hooks.errors import HooksError
-    from easytier_hooks.loading import listing
+    from easytier_hooks.loading import PluginState, listing
     from easytier_hooks.manager import PluginManager
 
     wanted = {name: setting for config in configs for name, setting in config.plugins.items()}
@@ -101,7 +101,9 @@ def _list_plugins(configs: Sequence[Config], environ: Mapping[str, str]) -> int:
         manager.load(strict=False)
     except HooksError as error:
         return _fail(str(error))
-    return _print(listing(manager.describe()))
+    plugins = manager.describe()
+    _print(listing(plugins))
+    return FAILED if any(plugin.state is PluginState.BROKEN for plugin in plugins) else OK
 
 
 def _check(loaded: Loaded, environ: Mapping[str, str]) -> int:

@@ -52,13 +52,14 @@ def test_a_plugin_that_is_not_wanted_is_not_imported(site: SitePackages) -> None
     assert manager.describe() == [PluginInfo("bomb", PluginState.INSTALLED, "dist-bomb", "1.0")]
 
 
-def test_the_environment_switches_plugins_off(site: SitePackages) -> None:
+def test_the_environment_switches_plugins_off(site: SitePackages, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("one", "two", "three"):
         site.install(name, WATCHER)
     manager = manager_for(
-        site, {"one": True, "two": {"option": 1}, "three": True}, environ={"ET_DISABLE_PLUGINS": "one, two,absent"}
+        site, {"one": True, "two": {"option": 1}, "three": True}, environ={"ET_DISABLE_PLUGINS": "one, two,,thre"}
     )
     manager.load()
+    assert caplog.messages == ["ET_DISABLE_PLUGINS: plugin 'thre' is not installed (did you mean 'three'?)"]
     assert states(manager) == {"one": PluginState.DISABLED, "two": PluginState.DISABLED, "three": PluginState.LOADED}
 
 
@@ -103,17 +104,54 @@ def test_a_class_or_factory_gets_the_options_and_a_module_is_taken_as_it_is(site
 
 
 BROKEN = {
-    "import": ("raise RuntimeError('no such device')", "RuntimeError: no such device"),
-    "exit": ("raise SystemExit(3)", "SystemExit: 3"),
+    "import": ("x = {}\nx['oh']", "KeyError: 'oh' at {path}:3"),
+    "missing": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module' at {path}:2"),
+    "elsewhere": ("import json\njson.loads('')", "JSONDecodeError: Expecting value: line 1 column 1 (char 0) at {path}:3"),
+    "syntax": ("def x(:", "(module_syntax.py, line 2)"),
+    "exit": ("raise SystemExit(3)", "SystemExit: 3 at {path}:2"),
     "misspelt": (
         "@hookimpl\ndef on_tcp_flwo(flow, event): pass",
         "there is no hook 'on_tcp_flwo' (did you mean 'on_tcp_flow'?)",
     ),
     "unmarked": ("def on_tcp_flow(flow, event): pass", "no function of it is marked with @hookimpl"),
-    "argument": ("@hookimpl\ndef on_tcp_flow(flow, evnt): pass", "evnt"),
+    "argument": (
+        "@hookimpl\ndef on_tcp_flow(flow, evnt): pass",
+        "on_tcp_flow has no argument 'evnt' (did you mean 'event'?); it has flow, event",
+    ),
+    "too_many": ("@hookimpl\ndef advertise_capabilities(host): pass", "has no argument 'host'; it has none"),
+    "default": (
+        "@hookimpl\ndef select_transport(flow, peer=None): pass",
+        "select_transport would never be given its argument 'peer', which has a default: leave that out",
+    ),
+    "by_position": ("@hookimpl\ndef select_transport(flow, /): pass", "cannot be given its argument 'flow'"),
+    "by_keyword": ("@hookimpl\ndef select_transport(*, flow): pass", "cannot be given its argument 'flow'"),
+    "asynchronous": ("@hookimpl\nasync def on_tcp_flow(flow): pass", "on_tcp_flow is asynchronous"),
     "wrapper": ("@hookimpl(wrapper=True)\ndef select_transport(flow):\n    return (yield)", "select_transport is a wrapper"),
     "old_wrapper": ("@hookimpl(hookwrapper=True)\ndef select_transport(flow):\n    yield", "select_transport is a wrapper"),
 }
+MADE = {
+    "no_argument": ("class Plugin: pass", "module_no_argument:Plugin must take one argument: its options, a mapping"),
+    "two_arguments": ("def Plugin(options, more): pass", "must take one argument: its options, a mapping"),
+    "of_its_own": ("def Plugin(options):\n    return options['ports']", "KeyError: 'ports' at {path}:3"),
+    "of_the_user": ("def Plugin(options):\n    raise ValueError('ports: none')", "plugin 'of_the_user': ports: none"),
+    "absent": ("", "AttributeError: module 'module_absent' has no attribute 'Plugin'"),
+}
+
+
+@pytest.mark.parametrize("fault", MADE)
+def test_a_plugin_that_cannot_be_made_is_refused(site: SitePackages, fault: str) -> None:
+    source, problem = MADE[fault]
+    site.install(fault, source, value=f"module_{fault}:Plugin")
+    with pytest.raises(PluginLoadError) as caught:
+        manager_for(site, {fault: True}).load()
+    assert str(caught.value).endswith(problem.format(path=site.path / f"module_{fault}.py"))
+
+
+def test_a_hook_may_have_arguments_of_its_own(site: SitePackages) -> None:
+    site.install("own", "@hookimpl\ndef on_tcp_flow(flow, cache={}, *args, **more): pass")
+    manager = manager_for(site, {"own": True})
+    manager.load()
+    assert states(manager) == {"own": PluginState.LOADED}
 
 
 @pytest.mark.parametrize("fault", BROKEN)
@@ -123,7 +161,7 @@ def test_a_plugin_of_the_table_that_cannot_be_loaded_stops_the_start(site: SiteP
     with pytest.raises(PluginLoadError) as caught:
         manager_for(site, {fault: True}).load()
     assert caught.value.plugin == fault
-    assert problem in str(caught.value)
+    assert problem.format(path=site.path / f"module_{fault}.py") in str(caught.value)
     assert fault in str(caught.value)
 
 
@@ -137,7 +175,7 @@ def test_a_default_plugin_that_cannot_be_loaded_is_left_out(
     manager = manager_for(site, {"sound": True}, defaults=[fault])
     manager.load()
     assert states(manager) == {fault: PluginState.BROKEN, "sound": PluginState.LOADED}
-    assert problem in caplog.text
+    assert problem.format(path=site.path / f"module_{fault}.py") in caplog.text
     assert fault in caplog.text
 
 
@@ -149,7 +187,7 @@ def test_a_listing_shows_a_broken_plugin_with_its_error(site: SitePackages) -> N
     manager.load(strict=False)
     assert listing(manager.describe()).splitlines() == [
         "PLUGIN    VERSION  STATE      HOOKS",
-        "broken    1.0      broken     RuntimeError: no such device",
+        f"broken    1.0      broken     RuntimeError: no such device at {site.path}/module_broken.py:2",
         "flow_log  0.3      loaded     on_tcp_flow",
         "idle      1.0      installed  -",
     ]

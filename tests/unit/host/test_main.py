@@ -280,7 +280,9 @@ def test_what_a_plugin_logs_is_written(
     assert main(["-c", str(path), "--no-listener"], environ={}) == 1
     shown = capsys.readouterr().err
     assert " INFO  sample_plugin: hello\n" in shown
-    assert "easytier-core: plugin 'sample': no more" in shown
+    assert "easytier-core: plugin 'sample': ValueError: no more at " in shown
+    assert main(["-c", str(path), "--list-plugins"], environ={}) == 1
+    assert "sample   1.0      broken     ValueError: no more at " in capsys.readouterr().out
 
 
 def test_list_plugins_prints_a_table_or_that_there_are_none(capsys: pytest.CaptureFixture[str]) -> None:
