@@ -12,7 +12,7 @@ For authors of plugins (docs/plugins.md):
 For hosts:
     manager.py    `PluginManager`: load, notify, ask           loading.py   what is installed, wanted, and fits
     worker.py     the thread of one plugin, its bounded queue    guard.py     calls that cannot do harm, counted and logged
-    selection.py  which answers count, and what goes without
+    selection.py  which answers count, and what goes without     trace.py    values in a few words
 """
 
 from easytier_hooks.errors import DialRefused, HooksError, PluginConfigError, PluginLoadError, TransportUnavailable

@@ -15,6 +15,8 @@ from typing import Final
 
 import pluggy
 
+from easytier_hooks.trace import brief
+
 logger = logging.getLogger(__name__)
 
 LOG_INTERVAL = 10.0
@@ -97,8 +99,17 @@ class Guard:
 
     def call(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
         """The answer of the hook, FAILED if it raised. `impl` gets those of the arguments that it names."""
-        if self._trace:
-            logger.info("hook %s of plugin %s: %s", hook, self.name, dict(arguments))
+        if not self._trace:
+            return self._answer(hook, impl, arguments)
+        began = self._clock()
+        answer = self._answer(hook, impl, arguments)
+        took_ms = (self._clock() - began) * 1000
+        told = "; ".join(map(brief, arguments.values()))
+        shown = "nothing usable" if answer is FAILED else brief(answer)
+        logger.info("hook %s of plugin %s, told %s: answered %s, took %.1f ms", hook, self.name, told or "-", shown, took_ms)
+        return answer
+
+    def _answer(self, hook: str, impl: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
         try:
             answer: object = impl.function(**{name: arguments[name] for name in impl.argnames})
         # A plugin that calls sys.exit() must end neither its thread nor the node.

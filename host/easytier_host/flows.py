@@ -254,6 +254,8 @@ class FlowTable:
             case Counters():
                 flow.count(event, now)
             case Closed() | Failed():
+                if not flow.reported_by_transport and flow.counted_bytes != (flow.bytes_sent, flow.bytes_received):
+                    self.report(flow, Counters(flow.bytes_sent, flow.bytes_received), now)
                 flow.ended, flow.ended_at = event, now
                 self._ended[flow.id] = flow
                 self._half_open.pop(flow.id, None)
@@ -301,7 +303,6 @@ class FlowTable:
         elif not (flow.fin_source if from_source else flow.fin_destination):
             self.report(flow, HalfClosed(side), now)
             if flow.fin_source and flow.fin_destination:
-                self.report(flow, Counters(flow.bytes_sent, flow.bytes_received), now)
                 self.report(flow, Closed("FIN both ways"), now)
 
     def _begin(

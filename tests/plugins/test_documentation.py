@@ -3,7 +3,7 @@
 import inspect
 import re
 from dataclasses import fields
-from importlib.metadata import distributions
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -28,6 +28,7 @@ from easytier_hooks import (
     specs,
 )
 from easytier_hooks.loading import HOOK_NAMES, listing
+from easytier_host.config.model import Flags, default_plugins
 from tests.plugins.conftest import PROJECT
 
 PAGE = (PROJECT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -92,7 +93,8 @@ def test_the_walk_through_is_the_example_as_it_stands(file: str) -> None:
 def test_the_listing_of_the_page_is_what_is_printed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(site)
     installed = [entry for dist in distributions(path=[str(site)]) for entry in dist.entry_points if entry.name == "flow_log"]
-    host = PluginManager({"flow_log": True}, environ={}, installed=installed)
+    installed += distribution("easytier-kcp-plugin").entry_points.select(group=loading.ENTRY_POINT_GROUP)
+    host = PluginManager({"flow_log": True}, defaults=default_plugins(Flags()), environ={}, installed=installed)
     host.load()
     assert f"```\n{listing(host.describe())}\n```\n" in PAGE
 

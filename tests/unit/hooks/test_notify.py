@@ -10,6 +10,8 @@ import pytest
 from anyio import to_thread
 
 from easytier_hooks import (
+    TCP,
+    Candidate,
     Closed,
     Connected,
     Connecting,
@@ -19,6 +21,7 @@ from easytier_hooks import (
     PluginCounters,
     PluginManager,
     Seen,
+    Selection,
     TcpFlow,
     hookimpl,
 )
@@ -79,6 +82,14 @@ class Blocked:
         self.flows.append(flow.id)
         self.entered.set()
         self.release.wait(WAIT)
+
+
+@dataclass
+class FakeClock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Raising:
@@ -255,13 +266,36 @@ async def test_a_hook_that_returns_a_coroutine_is_reported_and_its_coroutine_clo
     assert "plugin p0: on_tcp_flow is asynchronous" in caplog.text
 
 
-async def test_the_trace_switch_logs_each_call(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_trace_switch_logs_each_call_with_answer_and_time(caplog: pytest.LogCaptureFixture) -> None:
+    class Choosing:
+        @hookimpl
+        def on_tcp_flow(self, event: FlowEvent) -> None:
+            clock.now += 0.0025
+
+        @hookimpl
+        def select_transport(self, flow: TcpFlow) -> object:
+            if flow.id == 2:
+                raise KeyError(flow)
+            return Selection(TCP, "x" * 10_000)
+
+    clock = FakeClock()
     caplog.set_level(logging.INFO)
-    manager = manager_with(Recorder(), trace=True)
+    manager = manager_with(Choosing(), trace=True, clock=clock)
+    flow, peer = make_flow(transport="kcp"), make_peer(2, "db")
+    candidates = Candidate("kcp", available=False, reason=""), Candidate(TCP, available=True, reason="")
     async with manager.running():
-        manager.notify_flow(make_flow(), Connected())
-    assert "hook on_tcp_flow of plugin p0" in caplog.text
-    assert "Connected()" in caplog.text
+        manager.notify_flow(flow, Connected())
+        await manager.select(make_flow(), peer, candidates)
+        await manager.select(make_flow(2), peer, candidates)
+    shown = [line for line in caplog.messages if line.startswith("hook")]
+    asked = "10.144.0.1:51838 -> 10.144.0.2:22 outbound; peer db; candidates no kcp, tcp: answered "
+    assert shown[0] == (
+        "hook on_tcp_flow of plugin p0, told flow 1 10.144.0.1:51838 -> 10.144.0.2:22 outbound over kcp; Connected(): "
+        "answered None, took 2.5 ms"
+    )
+    assert shown[1].startswith(f"hook select_transport of plugin p0, told flow 1 {asked}Selection(transport='tcp', reason='xxx")
+    assert len(shown[1]) < 500
+    assert shown[2] == f"hook select_transport of plugin p0, told flow 2 {asked}nothing usable, took 0.0 ms"
 
 
 async def test_where_nobody_watches_no_thread_waits() -> None:

@@ -141,7 +141,7 @@ def test_a_reset_ends_a_connection_at_once(side: str, by: str) -> None:
     wire.connect()
     wire.out(PSH | ACK, b"x")
     getattr(wire, side)(RST)
-    assert wire.events()[-1] == Closed(f"reset by the {by}")
+    assert wire.events()[-2:] == [Counters(1, 0), Closed(f"reset by the {by}")]
     wire.out(RST)
     wire.back(FIN | ACK)
     assert wire.events() == []

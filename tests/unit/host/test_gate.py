@@ -194,10 +194,10 @@ async def test_without_transports_a_flow_passes_and_is_told_in_order() -> None:
         w.gate.admit([device_frame(tcp_segment(flags=FIN | ACK))])
         inbound(w, FIN | ACK)
         kinds = [type(event) for event in w.events()]
-        assert kinds == [Seen, TransportSelected, Connecting, Connected, HalfClosed, HalfClosed, Counters, Closed]
+        assert kinds == [Seen, TransportSelected, Connecting, Connected, HalfClosed, HalfClosed, Closed]
         flows = [flow for flow, _ in w.hooks.told]
         assert len({flow.id for flow in flows}) == 1
-        assert [flow.transport for flow in flows] == [None, *["tcp"] * 7]
+        assert [flow.transport for flow in flows] == [None, *["tcp"] * 6]
         assert {flow.peer for flow in flows} == {PEER_INFO}
         assert {flow.direction for flow in flows} == {"outbound"}
         assert w.hooks.asked == []
