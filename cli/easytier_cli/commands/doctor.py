@@ -122,6 +122,9 @@ def _plugin(told: portal_own_pb2.PluginInfo) -> Finding:
     if faults:
         ago = age(told.last_fault_ago_ms / 1000)
         return Finding(
-            "warn", subject, f"{text}; since the start {faults}; the last {ago} ago: {told.last_fault}", "see the node's log"
+            "warn",
+            subject,
+            f"{text}; faults since the start: {faults}; the last {ago} ago: {told.last_fault}",
+            "see the node's log",
         )
     return Finding("ok", subject, text)

@@ -44,7 +44,8 @@ def test_doctor_warns_of_plugins_that_did_something_wrong(capsys: pytest.Capture
     found = examined(node(plugins=[KCP_PLUGIN, FAULTY, broken]), 6, capsys)
     assert [found[f"plugin {name}"]["status"] for name in ("kcp", "lazy", "broken")] == ["ok", "warn", "fail"]
     assert found["plugin lazy"]["text"] == (
-        "loaded, rests 12 s; since the start 2 raised, 3 unusable, 5 too slow; the last 4s ago: select_transport was too slow"
+        "loaded, rests 12 s; faults since the start: 2 raised, 3 unusable, 5 too slow; the last 4s ago: "
+        "select_transport was too slow"
     )
     assert found["plugin lazy"]["advice"]
 
