@@ -15,14 +15,13 @@ from typing import Final
 
 import pluggy
 
+from easytier_hooks.logs import RateLimitedLogger
 from easytier_hooks.trace import brief
 
 logger = logging.getLogger(__name__)
 
 LOG_INTERVAL = 10.0
 """Seconds. A plugin that fails on every flow writes each line once in this time."""
-MAX_LINES = 16
-"""Different lines of one plugin within LOG_INTERVAL; what it does wrong beyond them has one line for each kind of fault."""
 
 FAILED: Final = object()
 """In place of the answer of a hook that gave none."""
@@ -60,12 +59,6 @@ class LastFault:
     """By the manager's clock."""
 
 
-@dataclass(slots=True, eq=False)
-class _Line:
-    silent_until: float
-    held_back: int = 0
-
-
 def place_of(error: BaseException, package: str) -> str:
     """` at /where/it/is.py:17`: the innermost line of a top-level package or module that led to an error; "" if none did."""
     place = ""
@@ -84,7 +77,7 @@ class Guard:
         self._trace = trace
         self._lock = threading.Lock()
         self._counters = PluginCounters()
-        self._lines: dict[str, _Line] = {}
+        self._limited = RateLimitedLogger(logger, clock, LOG_INTERVAL)
         self._last: LastFault | None = None
 
     @property
@@ -127,24 +120,11 @@ class Guard:
         self, fault: Fault, message: str, *args: object, error: BaseException | None = None, always: bool = False
     ) -> None:
         """Count a fault and log `message % args`, unless that line was written within LOG_INTERVAL; with `always` even then."""
-        text, now = message % args, self._clock()
+        text = message % args
         with self._lock:
             self._counters = replace(self._counters, **{fault.value: getattr(self._counters, fault.value) + 1})
-            self._last = LastFault(text, now)
-            held_back = 0 if always else self._take_line(text, fault, now)
-        if held_back is not None:
-            suffix = f" ({held_back} more like this before)" if held_back else ""
-            logger.warning("plugin %s: %s%s", self.name, text, suffix, exc_info=error)
-
-    def _take_line(self, text: str, fault: Fault, now: float) -> int | None:
-        """How many lines like this one were held back before it; None if it shall be, too."""
-        if text not in self._lines and len(self._lines) >= MAX_LINES:
-            self._lines = {known: line for known, line in self._lines.items() if now < line.silent_until}
-            if len(self._lines) >= MAX_LINES:
-                text = fault.value
-        line = self._lines.get(text)
-        if line is not None and now < line.silent_until:
-            line.held_back += 1
-            return None
-        self._lines[text] = _Line(now + LOG_INTERVAL)
-        return line.held_back if line is not None else 0
+            self._last = LastFault(text, self._clock())
+            if always:
+                logger.warning("plugin %s: %s", self.name, text)
+            else:
+                self._limited.log(logging.WARNING, text, "plugin %s: %s", self.name, text, error=error)

@@ -28,8 +28,8 @@ class RateLimitedLogger:
         self._keys: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
         """When a key may log again (by `clock`), and how many lines it has held back."""
 
-    def log(self, level: int, key: Hashable, message: str, *args: object) -> bool:
-        """Log, or count; returns whether there was a line."""
+    def log(self, level: int, key: Hashable, message: str, *args: object, error: BaseException | None = None) -> bool:
+        """Log, with the traceback of `error`, or count; returns whether there was a line."""
         now = self._clock()
         again, held_back = self._keys.get(key, (now, 0))
         if now < again:
@@ -42,5 +42,5 @@ class RateLimitedLogger:
             self._keys.popitem(last=False)
         if held_back:
             message, args = message + " (and %d more like it)", (*args, held_back)
-        self._logger.log(level, message, *args)
+        self._logger.log(level, message, *args, exc_info=error)
         return True

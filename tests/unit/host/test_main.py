@@ -280,7 +280,7 @@ def test_what_a_plugin_logs_is_written(
     assert main(["-c", str(path), "--no-listener"], environ={}) == 1
     shown = capsys.readouterr().err
     assert " INFO  sample_plugin: hello\n" in shown
-    assert "easytier-core: plugin 'sample': ValueError: no more at " in shown
+    assert f"easytier-core: {path}:5: plugin 'sample': ValueError: no more at " in shown
     assert main(["-c", str(path), "--list-plugins"], environ={}) == 1
     assert "sample   1.0      broken     ValueError: no more at " in capsys.readouterr().out
 
