@@ -44,8 +44,8 @@ def flow(state: FlowState, suffix: str) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((*_FIELDS, "at", "event"))
     known = [_cell(getattr(state.record, name)) for name in _FIELDS]
-    events = [(note.at, _cell(note.text)) for note in state.notes] or [("", "")]
-    writer.writerows([*known, *event] for event in events)
+    happened: list[tuple[object, object]] = [(note.at, _cell(note.text)) for note in state.notes]
+    writer.writerows([*known, *each] for each in happened or [("", "")])
     return text.getvalue()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import fields, replace
 from ipaddress import ip_network
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easytier_host.config import Config, Flags, load_text
+from easytier_host.config import Config, FileLog, Flags, load_text
 from easytier_host.config.model import UNLIMITED, AccessRule
 from easytier_host.config.template import template
 from easytier_host.config.writer import as_toml
@@ -21,8 +22,8 @@ def again(config: Config) -> Config:
     return loaded.configs[0]
 
 
-def other(value: object) -> object:
-    """Something else of the same type."""
+def other(value: Any) -> Any:
+    """Something else of the same type, where there is one without thinking."""
     return not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value
 
 
@@ -41,11 +42,19 @@ def test_a_file_with_every_setting_comes_back() -> None:
         flags=replace(flags, **changed),
         plugins={"kcp": True, "auto": False, "a plugin's name": True},
         tcp_whitelist=((0, 0), (80, 90)),
+        udp_whitelist=((53, 53),),
         routes=(),
         access=rules,
         drain_timeout=0,
         dhcp=True,
+        instance_name="a",
+        network_name="n",
+        console_log_level="warn",
+        file_log=FileLog("debug", "/var/log", "n.log", 7, 3),
     )
+    default = Config()
+    untouched = [each.name for each in fields(Config) if getattr(config, each.name) == getattr(default, each.name)]
+    assert untouched == ["network_secret"], "each has another value than by default"
     assert again(config) == config
 
 
