@@ -15,12 +15,15 @@ HEDGE_AFTER: Final = 1.0
 MAX_ATTEMPTS: Final = 5
 """Convs that one opening may use up, as many as stock's; and how often an opening may be repeated."""
 REOPEN_TIME: Final = 5.0
+REACHING_TIME: Final = 5.0
+"""For a peer that says that it is reaching the destination.  A kernel gives an address that no host has up after 3 s, and
+repeats a TCP SYN that was lost after 1 s and after 3."""
 
 
 class Attempts:
     """Of one session: one opening, and further ones if the peer loses what it has accepted."""
 
-    __slots__ = ("_count", "_peer_dials", "_time", "attempted_at", "give_up_at", "next_at", "repeated")
+    __slots__ = ("_count", "_peer_dials", "_time", "attempted_at", "give_up_at", "next_at", "refusal", "repeated")
 
     def __init__(self, now: float) -> None:
         self.next_at = math.inf
@@ -33,6 +36,8 @@ class Attempts:
         self._count = 0
         self._peer_dials = False
         """Whether an acceptor of our kind has said that it is reaching the destination."""
+        self.refusal = CloseReason.REFUSED
+        """What an RST for the SYN means."""
 
     def allow(self, seconds: float) -> None:
         """An opening may take so long, once it has begun."""
@@ -50,9 +55,12 @@ class Attempts:
         self.attempted_at = now
         self.next_at = now + HEDGE_AFTER if self._count < MAX_ATTEMPTS else math.inf
 
-    def wait_for_dial(self) -> None:
+    def wait_for_dial(self, now: float) -> None:
         """The peer has the SYN, and is reaching the destination: no other one is needed."""
-        self._peer_dials, self.next_at = True, math.inf
+        if not self._peer_dials:
+            self._peer_dials, self.next_at = True, math.inf
+            self.refusal = CloseReason.DESTINATION_REFUSED
+            self.give_up_at = max(self.give_up_at, now + REACHING_TIME)
 
     def end(self) -> None:
         """There is an answer, or nobody wants one."""
@@ -70,8 +78,3 @@ class Attempts:
     def silence(self) -> CloseReason:
         """What it means that there is no answer."""
         return CloseReason.DESTINATION_SILENT if self._peer_dials else CloseReason.NO_ANSWER
-
-    @property
-    def refusal(self) -> CloseReason:
-        """What an RST for the SYN means."""
-        return CloseReason.DESTINATION_REFUSED if self._peer_dials else CloseReason.REFUSED

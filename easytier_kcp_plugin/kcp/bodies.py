@@ -1,4 +1,4 @@
-"""What packets of a handshake carry behind their header: the request, what each end says of itself, and marks of PINGs."""
+"""What packets of a handshake carry behind their header: the request, what each end says of itself, and marks of PING and RST."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from easytier_kcp_plugin.kcp.header import PONG, SYN, SYN_ACK, Flag
 # Ours.
 HELD: Final = b"held"
 """Of a PING with which an acceptor of our kind says that it has the SYN, and is still reaching the destination."""
+UNREACHABLE: Final = b"unreachable"
+"""Of an RST with which such an acceptor says that it has no way to the destination.  Without a body: that refused."""
 ASKED: Final = b"?"
 """Comes back in the answer, and so tells it from answers to the handshake's PINGs.  An acceptor that knows the opener to be of
 its kind appends its offer: the SYN|ACK that had it may have been lost."""

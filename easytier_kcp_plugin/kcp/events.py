@@ -32,6 +32,7 @@ class CloseReason(StrEnum):
     REFUSED = "refused by the peer"
     NO_ANSWER = "the peer did not answer"
     DESTINATION_REFUSED = "refused by the destination, or out of the peer's reach"
+    DESTINATION_UNREACHABLE = "the peer cannot reach the destination"
     DESTINATION_SILENT = "the peer has no answer of the destination yet"
     NOT_ACCEPTED = "the peer did not accept the connection"
     SILENT = "nothing heard from the peer for 60 s"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from easytier_kcp_plugin.kcp.acceptance import Acceptance, Doubt
 from easytier_kcp_plugin.kcp.attempts import Attempts
-from easytier_kcp_plugin.kcp.bodies import ASKED, HELD, body_of
+from easytier_kcp_plugin.kcp.bodies import ASKED, HELD, UNREACHABLE, body_of
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
 from easytier_kcp_plugin.kcp.ends import Ends
 from easytier_kcp_plugin.kcp.engine import Engine, EngineStatistics, Path
@@ -174,14 +174,15 @@ class Session:
 
     def reset(self, reason: CloseReason, now: float) -> None:
         """End at once, and tell the peer."""
-        if reason is CloseReason.ABORTED:
+        if reason in (CloseReason.ABORTED, CloseReason.DESTINATION_UNREACHABLE):
             self._ends.reader_gone = True
             self._leftover.drop()
         for conv, handshake in list(self._handshakes.items()):
             self._send_all(conv, handshake.abort(now))
             self._drop(conv)
         if self._held_conv is not None:
-            self._host.send(self, self._held_conv, RST, b"")
+            unreachable = reason is CloseReason.DESTINATION_UNREACHABLE
+            self._host.send(self, self._held_conv, RST, UNREACHABLE if unreachable else b"")
         self._over(reason)
 
     def probe(self, now: float) -> None:
@@ -222,7 +223,11 @@ class Session:
             kind = Input.FIN if self._watch.is_lost_fin(body, self.state, self._engine, now) else kind
         self._watch.heard_at = now
         if kind is Input.PING and body == HELD and handshake.state is State.SYN_SENT:
-            self.attempts.wait_for_dial()
+            self.attempts.wait_for_dial(now)
+        elif kind is Input.RST and body == UNREACHABLE and handshake.state is State.SYN_SENT:
+            # Nothing else is answered so: no PING, and no SYN that was lost.
+            self.attempts.refusal = CloseReason.DESTINATION_UNREACHABLE
+            handshake.prove()
         answer = handshake.receive(kind, now)
         self._send_all(conv, answer, body if PONG in answer else b"")
         if handshake.state is not before:

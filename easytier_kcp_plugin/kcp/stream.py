@@ -173,10 +173,10 @@ class KcpStream(ByteStream):
         self._driver.close(self.session)
         self.wake()
 
-    def reset(self) -> None:
+    def reset(self, reason: CloseReason = CloseReason.ABORTED) -> None:
         """End both directions at once, and tell the peer."""
         self._closed = True
-        self._driver.reset(self.session)
+        self._driver.reset(self.session, reason)
         self.wake()
 
     def _broken(self) -> BrokenResourceError:
@@ -262,9 +262,10 @@ class EndpointDriver:
     async def connect(
         self, peer_id: int, src: SocketAddress | None, dst: SocketAddress, *, timeout: float = CONNECT_TIMEOUT
     ) -> KcpStream:
-        """Open a stream to `peer_id`, which shall connect it to `dst` on behalf of `src`.  Takes at most `timeout` seconds.
+        """Open a stream to `peer_id`, which shall connect it to `dst` on behalf of `src`.  Takes at most `timeout` seconds, or
+        `attempts.REACHING_TIME` more if the peer says that it is reaching `dst`.
 
-        Raises `KcpConnectError`.  Whether the peer has reached `dst` is not known by then: it ends or resets the stream if not.
+        Raises `KcpConnectError`.  Whether a stock peer has reached `dst` is not known by then: it ends the stream if not.
         """
         if self._stopped:
             raise KcpConnectError("the KCP endpoint has been stopped", None)

@@ -24,6 +24,11 @@ class KcpConnection(TcpConnection):
         """See `TcpConnection`.  A peer of our kind waits for it."""
         self._stream.confirm()
 
+    def refuse(self, error: OSError) -> None:
+        """See `TcpConnection`.  A peer of our kind that waits tells a refusal from a destination out of our reach."""
+        refused = isinstance(error, ConnectionRefusedError)
+        self._stream.reset(CloseReason.ABORTED if refused else CloseReason.DESTINATION_UNREACHABLE)
+
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         """See `TcpConnection`.  A stock peer's end before any byte and before our own end is a ConnectionRefusedError."""
         try:

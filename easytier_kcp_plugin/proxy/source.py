@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.errors import DestinationUnreachable, TransportUnavailable
 from easytier_hooks.streams import TcpConnection
 from easytier_hooks.types import Candidate, PeerInfo, TcpFlow
 from easytier_kcp_plugin.kcp.conn_data import SocketAddress
@@ -58,6 +58,8 @@ class KcpTransport:
         except KcpConnectError as error:
             if error.reason is CloseReason.DESTINATION_REFUSED:
                 raise ConnectionRefusedError(str(error.reason)) from None
+            if error.reason is CloseReason.DESTINATION_UNREACHABLE:
+                raise DestinationUnreachable(str(error.reason)) from None
             # Where much is lost one flow of many may fail, and says nothing of the path.
             if error.reason is CloseReason.NO_ANSWER and self._driver.heard_at(flow.peer.peer_id) < began:
                 self._note_unanswered(flow.peer.peer_id)

@@ -15,7 +15,14 @@ For hosts:
     selection.py  which answers count, and what goes without     trace.py    values in a few words
 """
 
-from easytier_hooks.errors import DialRefused, HooksError, PluginConfigError, PluginLoadError, TransportUnavailable
+from easytier_hooks.errors import (
+    DestinationUnreachable,
+    DialRefused,
+    HooksError,
+    PluginConfigError,
+    PluginLoadError,
+    TransportUnavailable,
+)
 from easytier_hooks.guard import PluginCounters
 from easytier_hooks.loading import PluginInfo, PluginState, check_options
 from easytier_hooks.manager import PluginHealth, PluginManager
@@ -55,6 +62,7 @@ __all__ = [
     "Connected",
     "Connecting",
     "Counters",
+    "DestinationUnreachable",
     "DialRefused",
     "Direction",
     "Endpoint",

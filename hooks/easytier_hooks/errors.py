@@ -40,5 +40,9 @@ class TransportUnavailable(HooksError):
         self.reason = reason
 
 
+class DestinationUnreachable(HooksError):
+    """Raised by a transport whose peer has no way to the destination, whatever carries the flow; the text is for the user."""
+
+
 class DialRefused(HooksError):
     """A peer wants a connection that this node does not make for others."""

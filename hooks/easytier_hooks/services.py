@@ -183,8 +183,9 @@ class Transport(Protocol):
         """Connect to the flow's destination through its peer, while the application waits.
 
         Raises TransportUnavailable if the transport cannot: the flow goes on as plain TCP, or fails where that is not possible.
-        Raises ConnectionRefusedError if the destination itself refused: so does the node, towards the application. Any other
-        exception is logged and treated as the first. The host cancels a call that takes too long, and owns the connection.
+        Raises ConnectionRefusedError if the destination itself refused, DestinationUnreachable if the peer has no way to it:
+        the node tells the application so, and tries nothing else. Any other exception is logged and treated as the first. The
+        host cancels a call that takes too long, and owns the connection.
         """
         ...
 

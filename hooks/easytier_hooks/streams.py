@@ -35,6 +35,11 @@ class TcpConnection(ByteStream):
     def confirm(self) -> None:
         """Of one that a peer opened: its destination has been reached. Tell the peer, if it waits for that."""
 
+    def refuse(self, error: OSError) -> None:
+        """Of one that a peer opened, in place of `confirm`: its destination cannot be reached.  Reset it, and tell the peer,
+        if it can be told, whether that refused: then `error` is a ConnectionRefusedError."""
+        self.reset()
+
     @property
     def end_reason(self) -> str | None:
         """What the stream knows of why it broke, in a user's words; None if nothing."""

@@ -7,7 +7,7 @@
          '-- TCP SYN of a new flow: on_tcp_flow; one candidate and nobody asks --> on
                  else HELD: select_transport -> Transport.dial -> TcpStack.terminate -> relay      (all three bounded)
                                                    |                '-- cannot --> the SYN goes on untouched, as plain TCP
-                                                   '-- the destination refuses --> RST
+                                                   '-- the destination refuses, or is out of reach --> RST, ICMP error
 
     port forward, SOCKS5, program: dial: select_transport -> Transport.dial -> relay
                                                              '-- cannot --> plain TCP, begun by this node
@@ -27,7 +27,7 @@ from typing import Final, Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.errors import DestinationUnreachable, TransportUnavailable
 from easytier_hooks.loading import PluginInfo, PluginState
 from easytier_hooks.selection import default
 from easytier_hooks.services import Link, TcpStack, Transport
@@ -52,7 +52,7 @@ from easytier_host.flows import Flow, FlowTable, segment_key
 from easytier_host.nic.base import VNET_HEADER_SIZE
 from easytier_host.relay import carry, checked
 from easytier_host.stacks import obstacle_of
-from easytier_host.tcp_reset import reset_for
+from easytier_host.tcp_reset import reset_for, unreachable_for
 
 logger = logging.getLogger("easytier.flows")
 
@@ -412,10 +412,11 @@ class FlowGate:
             self.claims.drop(flow.raw_key)
             self._settle(flow, Selection(TCP, f"{selection.transport}: {_why(error)}", "fallback"))
             return False
-        except ConnectionRefusedError as error:
+        except (ConnectionRefusedError, DestinationUnreachable) as error:
             self.report(flow.id, Failed(_why(error)))
             if self.device is not None:
-                self.device.write([reset_for(frame)])
+                answer = reset_for if isinstance(error, ConnectionRefusedError) else unreachable_for
+                self.device.write([answer(frame)])
         return True
 
     async def _open(self, flow: Flow, frame: bytes) -> None:
@@ -455,6 +456,8 @@ class FlowGate:
                     return await self._dial(flow)
             except ConnectionRefusedError as error:
                 raise ConnectionRefusedError(_why(error)) from None
+            except DestinationUnreachable as error:
+                raise OSError(_why(error)) from None
             except (TransportUnavailable, TimeoutError) as error:
                 selection = Selection(TCP, f"{selection.transport}: {_why(error)}", "fallback")
                 if obstacle:
@@ -464,11 +467,11 @@ class FlowGate:
         return await self.plain.connect(flow.key)
 
     async def _dial(self, flow: Flow) -> TcpConnection:
-        """Let the selected transport connect; raises TransportUnavailable or ConnectionRefusedError, whatever it raises."""
+        """Let the selected transport connect; raises what `Transport.dial` may, whatever it raises."""
         name = flow.transport or ""
         try:
             return checked(await self.transports[name].dial(flow.snapshot()))
-        except (TransportUnavailable, ConnectionRefusedError):
+        except (TransportUnavailable, ConnectionRefusedError, DestinationUnreachable):
             raise
         except Exception:
             logger.exception("transport %s failed on flow %s", name, flow.key)
@@ -489,4 +492,6 @@ def _why(error: Exception) -> str:
         return error.reason
     if isinstance(error, ConnectionRefusedError):
         return str(error) or "the destination refused"
+    if isinstance(error, DestinationUnreachable):
+        return str(error) or "the peer cannot reach the destination"
     return f"did not open in {OPEN_TIMEOUT:g} s"

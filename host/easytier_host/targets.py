@@ -109,7 +109,7 @@ class Targets:
             return
         except OSError as error:
             report(Failed(f"{endpoint(ip, port)} cannot be reached: {reason_of(error)}"))
-            connection.reset()
+            connection.refuse(error)
             return
         except anyio.get_cancelled_exc_class():
             report(Failed("given up before its destination was reached"))

@@ -1,14 +1,16 @@
 """Applications with awkward habits over KCP: half-closes, readers that sleep, targets that refuse or say nothing, used ports.
 
-n1 source 10.99.0.1 ==50 ms there and back== 10.99.0.2 n2 destination 10.77.0.1 ==== 10.77.0.2 lan     overlay 10.144.0.1, .2
+n1 source 10.99.0.1 ==50 ms there and back== 10.99.0.2 n2 destination 10.77.0.1 ==== nobody     overlay 10.144.0.1, .2
 
 A genuine core ends both directions of a flow at the first end of one; what is tested with it is what it can do.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,6 +33,15 @@ CLOSED_PORT = 9
 SILENT_PORT = 7777
 """Dropped by a filter at the destination: a target that never answers."""
 
+EMPTY_NETWORK = "10.77.0.0/24"
+"""Behind the destination."""
+UNUSED = "10.77.0.77"
+_CONNECT = """
+import socket, sys
+with socket.socket() as client:
+    client.settimeout(9)
+    print(client.connect_ex((sys.argv[1], int(sys.argv[2]))))
+"""
 
 FROM_STOCK = [pytest.param(("stock-ours", "kernel"), id="stock-ours")]
 TO_STOCK, AMONG_OURS = (
@@ -46,13 +57,21 @@ def joined(request: pytest.FixtureRequest) -> Iterator[tuple[str, KcpPair, Games
     """The direction, the nodes and the games."""
     link = LinkOptions(delay=DELAY, jitter=JITTER)
     name, stack = request.param
-    with kcp_pair(*DIRECTIONS[name], link=link, stack=stack) as nodes, nodes.games() as played:
+    offers: dict[str, object] = {"proxy_networks": (EMPTY_NETWORK,)}
+    with kcp_pair(*DIRECTIONS[name], link=link, stack=stack, destination_more=offers) as nodes, nodes.games() as played:
         for words in (
             "add table ip silence",
             "add chain ip silence input { type filter hook input priority 0 ; }",
             f"add rule ip silence input tcp dport {SILENT_PORT} drop",
         ):
             nodes.destination.namespace.run("nft", *words.split())
+        for words in (
+            "link add lan type veth peer name beyond",
+            "addr add 10.77.0.1/24 dev lan",
+            "link set lan up",
+            "link set beyond up",
+        ):
+            nodes.destination.namespace.run("ip", *words.split())
         yield name, nodes, played
 
 
@@ -104,8 +123,11 @@ def test_a_refusal_is_felt_at_once(joined: tuple[str, KcpPair, Games]) -> None:
 
 @OUR_SOURCE
 def test_a_target_that_never_answers(joined: tuple[str, KcpPair, Games]) -> None:
-    pair, _, played = joined
-    answer = played.play("attempt", port=SILENT_PORT, limit=14.0)
+    pair, nodes, played = joined
+    client = played.begin("attempt", port=SILENT_PORT, limit=14.0)
+    if pair == "ours-ours":
+        an_address_that_no_host_has(nodes)
+    answer = finish(client)
     if pair == "ours-ours":
         # As without us: the application waits for as long as it likes.
         assert answer["outcome"] == "no answer"
@@ -113,6 +135,14 @@ def test_a_target_that_never_answers(joined: tuple[str, KcpPair, Games]) -> None
         # A genuine destination accepts before it dials, and gives up after 10 s.
         assert answer["outcome"] in ("reset", "closed")
         assert 5.0 < answer["seconds"] < 14.0
+
+
+def an_address_that_no_host_has(nodes: KcpPair) -> None:
+    """The destination's kernel looks for it for 3 s; what that finds out is told to the application, and nothing else tried."""
+    wait_for(lambda: any(EMPTY_NETWORK in route for route in nodes.source.namespace.routes()), "route to the network")
+    answer = nodes.source.namespace.run(sys.executable, "-c", _CONNECT, UNUSED, "80")
+    assert answer.stdout.strip() == str(errno.EHOSTUNREACH)
+    assert CloseReason.DESTINATION_UNREACHABLE in endings(nodes.source, "Failed")
 
 
 @OUR_SOURCE

@@ -91,11 +91,12 @@ def _stack(node: Node) -> Iterator[Finding]:
     elif node.nic is not None:
         yield _warn("tcp stack", f"{gate.stack_obstacle}: flows of this machine stay plain TCP", "see easytier-cli plugins")
     yield from _native()
-    failures = [flow.reason for flow in gate.table if flow.chosen_by == "fallback"]
+    # Where plain TCP does not arrive either, nothing is wrong with the transport: a server is down, an address mistyped.
+    failures = [flow.reason for flow in gate.table if flow.chosen_by == "fallback" and flow.connected]
     if failures:
         yield _warn(
             "fallback",
-            f"{len(failures)} flow{'s' if len(failures) > 1 else ''} fell back to plain TCP, the last one: {failures[-1]}",
+            f"{len(failures)} flow{'s' if len(failures) > 1 else ''} had to go by plain TCP, the last one: {failures[-1]}",
             "easytier-cli proxy --wide",
         )
 

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio.abc import TaskGroup
 
-from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.errors import DestinationUnreachable, TransportUnavailable
 from easytier_hooks.loading import PluginInfo, PluginState
 from easytier_hooks.selection import default
 from easytier_hooks.services import Link
@@ -405,6 +405,21 @@ async def test_while_the_stack_cannot_flows_are_plain_at_once_and_why_says_so() 
         assert transport.dialled == []
 
 
+async def test_a_destination_out_of_the_peers_reach_is_no_route_for_the_application() -> None:
+    async with world() as w:
+        transport = w.offer(FakeTransport())
+        transport.dials = out_of_reach
+        w.release()
+        w.gate.admit([SYN_FRAME])
+        await until(lambda: w.events()[-1] == Failed("no way there"))
+        (answer,) = w.nic.take_packets()
+        assert (answer[9], answer[20:22]) == (1, b"\x03\x01")
+        # Plain TCP has the same peer, which would dial the same destination.
+        assert w.forwarded == []
+        (flow,) = w.gate.table
+        assert flow.chosen_by == "default"
+
+
 async def test_a_flow_of_a_host_behind_this_node_needs_a_stack_for_subnets() -> None:
     async with world() as w:
         transport = w.offer(FakeTransport())
@@ -481,6 +496,10 @@ async def test_plugins_are_asked_even_if_only_tcp_is_left() -> None:
 
 def refusing(_flow: TcpFlow) -> None:
     raise ConnectionRefusedError("closed port")
+
+
+def out_of_reach(_flow: TcpFlow) -> None:
+    raise DestinationUnreachable("no way there")
 
 
 def unavailable(_flow: TcpFlow) -> None:
@@ -745,7 +764,10 @@ class FakePlain:
 NO_STACK = "no TCP stack here"
 
 
-@pytest.mark.parametrize(("dials", "reason"), [(broken, f"kcp: failed, see the log; {NO_STACK}"), (refusing, "closed port")])
+@pytest.mark.parametrize(
+    ("dials", "reason"),
+    [(broken, f"kcp: failed, see the log; {NO_STACK}"), (refusing, "closed port"), (out_of_reach, "no way there")],
+)
 async def test_a_forwarded_connection_that_cannot_be_carried_is_reset(dials: Callable[[TcpFlow], object], reason: str) -> None:
     async with world() as w:
         w.gate.plain = FakePlain(NO_STACK)

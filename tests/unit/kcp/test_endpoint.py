@@ -11,6 +11,7 @@ from easytier_kcp_plugin.kcp import bodies, ikcp
 from easytier_kcp_plugin.kcp import endpoint as endpoint_module
 from easytier_kcp_plugin.kcp import limits as limits_module
 from easytier_kcp_plugin.kcp import peers as peers_module
+from easytier_kcp_plugin.kcp.attempts import REACHING_TIME
 from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer
 from easytier_kcp_plugin.kcp.endpoint import SHADOW_LIFE, Endpoint
 from easytier_kcp_plugin.kcp.events import Closed, CloseReason, Established, Incoming, Readable, SessionClosed
@@ -112,18 +113,21 @@ def test_a_stock_opener_is_not_held() -> None:
     assert ask(endpoint, 5, 1) == [(5, SYN_ACK, b"")]
 
 
-@pytest.mark.parametrize("from_opener", [True, False])
-def test_a_held_opener_that_gives_up_or_is_refused(from_opener: bool) -> None:
+@pytest.mark.parametrize(
+    ("reason", "body"), [(CloseReason.ABORTED, b""), (CloseReason.DESTINATION_UNREACHABLE, bodies.UNREACHABLE), (None, None)]
+)
+def test_a_held_opener_that_gives_up_or_is_told_why_there_is_no_answer(reason: CloseReason | None, body: bytes | None) -> None:
     endpoint, syn = holding()
     endpoint.receive(PEER, PacketType.KCP_SRC, [syn], 0.0)
     session = announced(endpoint, 0.0)
-    if from_opener:
+    if reason is None:
         endpoint.receive(PEER, PacketType.KCP_SRC, [packet(6, RST)], 0.1)
     else:
-        endpoint.reset(session, 0.1)
+        endpoint.reset(session, 0.1, reason)
     poll = endpoint.poll(0.1)
-    assert [payload for batch in poll.batches for payload in batch.payloads] == ([] if from_opener else [packet(6, RST)])
-    assert poll.events == [Closed(session, CloseReason.RESET if from_opener else CloseReason.ABORTED)]
+    answers = [payload for batch in poll.batches for payload in batch.payloads]
+    assert answers == ([] if body is None else [packet(6, RST, body)])
+    assert poll.events == [Closed(session, reason or CloseReason.RESET)]
     endpoint.confirm(session, 0.2)
     assert endpoint.poll(0.2).batches == []
     assert endpoint.held_entries == 0
@@ -139,10 +143,17 @@ def test_what_is_held_too_long_is_reset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
-    [(RST, CloseReason.DESTINATION_REFUSED), (None, CloseReason.DESTINATION_SILENT)],
+    ("answers", "body", "reason"),
+    [
+        # As many as SYNs were repeated may be answers to the PINGs that went with them.
+        (10, b"", CloseReason.DESTINATION_REFUSED),
+        (1, bodies.UNREACHABLE, CloseReason.DESTINATION_UNREACHABLE),
+        (0, b"", CloseReason.DESTINATION_SILENT),
+    ],
 )
-def test_an_opener_that_is_told_to_wait_neither_hedges_nor_doubts_the_peer(answer: int | None, reason: CloseReason) -> None:
+def test_an_opener_that_is_told_to_wait_waits_and_neither_hedges_nor_doubts_the_peer(
+    answers: int, body: bytes, reason: CloseReason
+) -> None:
     endpoint = make()
     session = endpoint.connect(PEER, request(), 0.0, timeout=2.0)
     ((syn,),) = [batch.payloads for batch in endpoint.poll(0.0).batches]
@@ -153,13 +164,14 @@ def test_an_opener_that_is_told_to_wait_neither_hedges_nor_doubts_the_peer(answe
 
     told(PING, bodies.HELD, 0.05)
     convs: set[int] = set()
-    for step in range(1, 40):
-        for batch in endpoint.poll(step * 0.05).batches:
-            convs.update(SessionHeader.parse(payload).conv for payload in batch.payloads)
+    for step in range(1, round(REACHING_TIME / 0.05) + 1):
+        poll = endpoint.poll(step * 0.05)
+        assert poll.events == []
+        convs.update(SessionHeader.parse(payload).conv for batch in poll.batches for payload in batch.payloads)
     assert convs == {conv}
-    for _ in range(10 if answer else 0):
-        told(RST, b"", 1.99)
-    assert endpoint.poll(2.0).events == [Closed(session, reason)]
+    for _ in range(answers):
+        told(RST, body, REACHING_TIME + 0.04)
+    assert endpoint.poll(REACHING_TIME + 0.06).events == [Closed(session, reason)]
 
 
 def test_a_repeated_syn_only_repeats_the_answer() -> None:

@@ -5,6 +5,7 @@ near 10.144.0.1 ---- udp on loopback ---- far 10.144.0.2, behind whose address i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import random
@@ -20,11 +21,13 @@ import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 
+from easytier_hooks import streams
 from easytier_hooks.manager import PluginManager
 from easytier_hooks.types import Closed, Counters, Failed
 from easytier_host import Flags, Node, NodeError
 from easytier_host.config.model import PortForward
 from easytier_host.flows import Flow
+from easytier_kcp_plugin.kcp.events import CloseReason
 from easytier_kcp_plugin.plugin import KcpPlugin, KernelPlugin, SmoltcpPlugin
 from tests.unit.host.helpers import until
 from tests.unit.kcp_plugin.test_port_forward import config
@@ -146,6 +149,21 @@ async def test_a_port_where_nobody_listens_refuses(transport: str) -> None:
             with pytest.raises(ConnectionRefusedError, match=words):
                 await near.connect_tcp(FAR, port)
             assert isinstance((await ended(near)).ended, Failed)
+
+
+async def test_an_address_without_a_host_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_route(*_: object) -> None:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    async with network("kcp") as (near, far):
+        monkeypatch.setattr(streams, "connect", no_route)
+        with pytest.raises(OSError, match=str(CloseReason.DESTINATION_UNREACHABLE)) as raised:
+            await near.connect_tcp(FAR, 80)
+        assert not isinstance(raised.value, ConnectionError)
+        told = await ended(near)
+        # Plain TCP has not been tried: the peer knows.
+        assert (told.ended, told.chosen_by) == (Failed(CloseReason.DESTINATION_UNREACHABLE), "default")
+        assert (await ended(far)).ended == Failed(f"{FAR}:80 cannot be reached: No route to host")
 
 
 async def test_what_cannot_be_an_address_or_has_no_peer() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from easytier_hooks.types import TransportSelected
+from easytier_hooks.types import Connected, Failed, TransportSelected
 from easytier_host.config.model import Flags
 from easytier_host.nic.memory import MemoryNic
 from easytier_host.portal import diagnosis
@@ -115,11 +115,14 @@ async def test_what_is_wrong_comes_with_advice() -> None:
     flags = Flags(no_tun=False, mtu=1480, disable_kcp_input=True, enable_kcp_proxy=True)
     async with make_node(1, flags=flags, nic=MemoryNic(mtu=1460)) as node:
         node.gate.transports.clear()
-        flow_id = flow(node, 1, "tcp")
-        node.gate.report(flow_id, TransportSelected("tcp", "kcp: no answer", "fallback"))
+        for number, goes_through in ((1, True), (2, False)):
+            flow_id = flow(node, number, "tcp")
+            node.gate.report(flow_id, TransportSelected("tcp", "kcp: no answer", "fallback"))
+            # Nobody answers at a mistyped address, whatever carries the flow.
+            node.gate.report(flow_id, Connected() if goes_through else Failed("no answer"))
         found = {each.subject: each for each in await diagnosis.findings(node)}
         assert {subject for subject, each in found.items() if each.status != "ok"} >= {"kcp in", "kcp out", "fallback", "mtu"}
         assert found["kcp out"].status == "fail"
-        assert found["fallback"].text == "1 flow fell back to plain TCP, the last one: kcp: no answer"
+        assert found["fallback"].text == "1 flow had to go by plain TCP, the last one: kcp: no answer"
         assert "disable_kcp_input is set" in found["kcp in"].text
         assert all(each.advice for each in found.values() if each.status != "ok")
