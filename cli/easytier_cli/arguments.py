@@ -26,7 +26,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "action": "",
     "destination": None,
     **dict.fromkeys(("wide", "closed", "watch", "reverse", "kcp"), False),
-    **dict.fromkeys(("sort", "filter")),
+    **dict.fromkeys(("sort", "filter", "source")),
 }
 
 
@@ -49,6 +49,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
             parser.error("proxy why: which destination?  proxy why IP[:PORT], or PEER[:PORT]")
         if options.action == "list" and options.destination is not None:
             parser.error("proxy list: for one destination there is  proxy why IP[:PORT], for some flows  proxy --filter TERMS")
+        if options.action != "why" and options.source is not None:
+            parser.error("argument --from: with why only: proxy why PEER:PORT --from IP")
         if options.filter:
             from easytier_cli import filters
 
@@ -111,6 +113,7 @@ def _add_proxy_options(proxy: ArgumentParser) -> None:
     def add(name: str, text: str, **more: Any) -> None:
         proxy.add_argument(name, default=SUPPRESS, help=text, **more)
 
+    add("--from", "why: of a flow that a host behind this node begins", dest="source", type=checked(_source), metavar="IP")
     add("--wide", "also bytes, rates, round trip, loss and reason", action="store_true")
     add("--closed", "like --wide, with flows that have ended", action="store_true")
     add("--watch", "go on, and show what changes", action="store_true")
@@ -194,6 +197,10 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text[:6]) <= 0xFFFF):
         raise ValueError(f'"{text}" is not a port')
     return int(text)
+
+
+def _source(text: str) -> IPv4Address | IPv6Address:
+    return ip_address(text)
 
 
 def _destination(text: str) -> tuple[IPv4Address | IPv6Address | str, int]:

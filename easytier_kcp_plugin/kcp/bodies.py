@@ -1,4 +1,4 @@
-"""What packets of a handshake carry behind their header: the request, what each end says of itself, and marks of PING and RST."""
+"""What packets of a handshake carry behind their header: the request, what each end says of itself, marks of PING and RST."""
 
 from __future__ import annotations
 

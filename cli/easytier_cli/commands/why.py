@@ -12,6 +12,9 @@ from easytier_cli.flows import arrange, as_object, of_ours
 from easytier_cli.output import Report
 from easytier_host.rpc.client import PortalClient, ServiceMissingError, common_pb2, portal_own_pb2, portal_pb2
 
+HERE = "the destination is this node"
+"""What the node says of its own addresses."""
+
 
 def why(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, options: Namespace) -> Report:
     """The peer that has the destination, each transport with its reason, the choice, and the flows that are there."""
@@ -24,9 +27,9 @@ def why(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, op
         address: IPv4Address | IPv6Address = found[1]
     else:
         address = named
-    target = network.socket_address(address, port)
+    target, source = network.socket_address(address, port), options.source
     try:
-        told = client.explain(target, instance)
+        told = client.explain(target, instance, source=source and network.socket_address(source, 0))
         flows = client.flows(instance).flows
     except ServiceMissingError:
         return _by_routes(client, instance, target, address)
@@ -37,7 +40,7 @@ def why(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, op
         lambda row: row.destination in ends if ends else row.destination.rpartition(":")[0] == host,
         None,
     )
-    lines = [f"{_name(target)}: {_where(told)}"]
+    lines = [f"{_name(target)}{f' from {source}' if source else ''}: {_where(told)}"]
     for each in told.candidates:
         chosen = each.transport == told.transport
         mark = f"chosen by {_judge(told.chosen_by)}: {told.reason}" if chosen else ("possible: " if each.available else "no: ")
@@ -45,17 +48,21 @@ def why(client: PortalClient, instance: portal_pb2.InstanceIdentifier | None, op
     if not told.candidates:
         lines.append(f"  {told.transport:5} {told.reason}")
     lines += [f"  flow  {row.source}: {row.transport or '-'}, {row.state}, {row.why or '-'}" for row, _ in kept]
+    if told.candidates and told.own_networks and not source:
+        lines.append(f"  a host in {' or '.join(told.own_networks)} may get something else: --from ADDRESS")
     data = {
+        "source": str(source or ""),
         "destination": output.socket_address(target),
         **{key: value for key, value in output.plain(told).items() if key != "candidates"},
         "candidates": [output.plain(each) for each in told.candidates],
         "flows": [as_object(flow) for _, flow in kept],
     }
-    return Report(data, text="\n".join(map(output.printable, lines)))
+    known = told.peer_id or told.reason.startswith(HERE)
+    return Report(data, text="\n".join(map(output.printable, lines)), status=Exit.OK if known else Exit.REFUSED)
 
 
 def _where(told: portal_own_pb2.ExplainResponse) -> str:
-    if not told.peer_id and told.reason.startswith("the destination is this node"):
+    if not told.peer_id and told.reason.startswith(HERE):
         return "this node itself"
     if not told.peer_id:
         return "no node has this address; easytier-cli route lists what each of them has"

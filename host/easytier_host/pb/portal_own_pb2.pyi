@@ -157,12 +157,14 @@ class ShowFlowResponse(_message.Message):
     def __init__(self, flow: _Optional[_Union[FlowInfo, _Mapping]] = ..., history: _Optional[_Iterable[_Union[FlowUpdate, _Mapping]]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("instance", "dst")
+    __slots__ = ("instance", "dst", "src")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     DST_FIELD_NUMBER: _ClassVar[int]
+    SRC_FIELD_NUMBER: _ClassVar[int]
     instance: _portal_pb2.InstanceIdentifier
     dst: _common_pb2.SocketAddr
-    def __init__(self, instance: _Optional[_Union[_portal_pb2.InstanceIdentifier, _Mapping]] = ..., dst: _Optional[_Union[_common_pb2.SocketAddr, _Mapping]] = ...) -> None: ...
+    src: _common_pb2.SocketAddr
+    def __init__(self, instance: _Optional[_Union[_portal_pb2.InstanceIdentifier, _Mapping]] = ..., dst: _Optional[_Union[_common_pb2.SocketAddr, _Mapping]] = ..., src: _Optional[_Union[_common_pb2.SocketAddr, _Mapping]] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("transport", "available", "reason")
@@ -175,7 +177,7 @@ class Candidate(_message.Message):
     def __init__(self, transport: _Optional[str] = ..., available: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("peer_id", "peer_hostname", "peer_version", "hops", "next_hop_hostname", "candidates", "transport", "reason", "chosen_by", "via_network")
+    __slots__ = ("peer_id", "peer_hostname", "peer_version", "hops", "next_hop_hostname", "candidates", "transport", "reason", "chosen_by", "via_network", "own_networks")
     PEER_ID_FIELD_NUMBER: _ClassVar[int]
     PEER_HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     PEER_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +188,7 @@ class ExplainResponse(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_BY_FIELD_NUMBER: _ClassVar[int]
     VIA_NETWORK_FIELD_NUMBER: _ClassVar[int]
+    OWN_NETWORKS_FIELD_NUMBER: _ClassVar[int]
     peer_id: int
     peer_hostname: str
     peer_version: str
@@ -196,7 +199,8 @@ class ExplainResponse(_message.Message):
     reason: str
     chosen_by: str
     via_network: str
-    def __init__(self, peer_id: _Optional[int] = ..., peer_hostname: _Optional[str] = ..., peer_version: _Optional[str] = ..., hops: _Optional[int] = ..., next_hop_hostname: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., transport: _Optional[str] = ..., reason: _Optional[str] = ..., chosen_by: _Optional[str] = ..., via_network: _Optional[str] = ...) -> None: ...
+    own_networks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, peer_id: _Optional[int] = ..., peer_hostname: _Optional[str] = ..., peer_version: _Optional[str] = ..., hops: _Optional[int] = ..., next_hop_hostname: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., transport: _Optional[str] = ..., reason: _Optional[str] = ..., chosen_by: _Optional[str] = ..., via_network: _Optional[str] = ..., own_networks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Finding(_message.Message):
     __slots__ = ("status", "subject", "text", "advice")

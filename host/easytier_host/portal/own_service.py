@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import anyio
 from google.protobuf.message import Message
 
-from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.errors import DestinationUnreachable, TransportUnavailable
 from easytier_hooks.types import FlowKey, PeerInfo, TcpFlow
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from easytier_host.portal import diagnosis, flow_views, views
@@ -93,7 +93,8 @@ class OwnService:
         return portal_own_pb2.ShowFlowResponse(flow=info, history=flow_views.history(flow))
 
     async def _explain(self, node: Node, _session: Session, encoded: bytes) -> Message:
-        key = _key_to(node, portal_own_pb2.ExplainRequest.FromString(encoded).dst)
+        request = portal_own_pb2.ExplainRequest.FromString(encoded)
+        key = _key_from(node, request.src, request.dst) if request.HasField("src") else _key_to(node, request.dst)
         flow, candidates, selection = await node.gate.explain(key)
         answer = portal_own_pb2.ExplainResponse(
             candidates=[
@@ -105,6 +106,7 @@ class OwnService:
             transport=selection.transport,
             reason=views.clean(selection.reason),
             chosen_by=selection.chosen_by,
+            own_networks=map(str, node.own_record.proxy_cidrs),
         )
         if flow.peer is not None:
             next_hop = node.next_hop_of(flow.peer.peer_id)
@@ -153,7 +155,8 @@ class OwnService:
         with anyio.move_on_after(min(request.timeout_ms / 1000, MAX_PING)):
             try:
                 connection = await transport.dial(flow)
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, DestinationUnreachable):
+                # Whatever became of the destination, the peer has answered.
                 outcome = "refused"
             except TransportUnavailable as error:
                 outcome, detail = "failed", views.clean(error.reason)
@@ -173,6 +176,16 @@ def _refusal_of(node: Node, peer: PeerInfo) -> str:
         return ""
     name, version = views.clean(peer.hostname) or str(peer.peer_id), views.clean(capabilities.version) or "unknown"
     return f"{name} takes no KCP: it is older than 2.2, or runs with --disable-kcp-input (version {version})"
+
+
+def _key_from(node: Node, source: common_pb2.SocketAddr, destination: common_pb2.SocketAddr) -> FlowKey:
+    """A flow of a host behind this node; raises `PortalRefusal` where there can be none."""
+    if node.nic is None:
+        raise PortalRefusal("this node has no device: flows of hosts behind it cannot enter here")
+    try:
+        return FlowKey(views.read_address(source), source.port, views.read_address(destination), destination.port)
+    except ValueError as error:
+        raise PortalRefusal(str(error)) from None
 
 
 def _key_to(node: Node, destination: common_pb2.SocketAddr) -> FlowKey:

@@ -162,9 +162,11 @@ class PortalClient(PortalConnection):
         """Reset a flow at both ends; `RefusedError` if it cannot be, or this is not the node's own machine."""
         self.call(OWN_SERVICE, 6, portal_own_pb2.FlowRequest(instance=instance, flow_id=flow_id), portal_pb2.EmptyResponse)
 
-    def explain(self, destination: common_pb2.SocketAddr, instance: Instance = None) -> portal_own_pb2.ExplainResponse:
-        """What a new flow to `destination` would get now, and why."""
-        request = portal_own_pb2.ExplainRequest(instance=instance, dst=destination)
+    def explain(
+        self, destination: common_pb2.SocketAddr, instance: Instance = None, *, source: common_pb2.SocketAddr | None = None
+    ) -> portal_own_pb2.ExplainResponse:
+        """What a new flow to `destination` would get now, and why: one of the node itself, or of a host behind it."""
+        request = portal_own_pb2.ExplainRequest(instance=instance, dst=destination, src=source)
         return self.call(OWN_SERVICE, 5, request, portal_own_pb2.ExplainResponse)
 
     def diagnose(self, instance: Instance = None) -> list[portal_own_pb2.Finding]:

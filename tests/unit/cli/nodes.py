@@ -45,7 +45,7 @@ def node(
     plugins: Sequence[portal_own_pb2.PluginInfo] = (KCP_PLUGIN,),
 ) -> dict[replay.Method, bytes]:
     """What a node says that knows these routes and flows."""
-    explained = explained or portal_own_pb2.ExplainResponse()
+    explained = explained or portal_own_pb2.ExplainResponse(peer_id=2)
     finding = finding or portal_own_pb2.Finding(status="ok", subject="device", text="tun0")
     info = portal_pb2.NodeInfo(peer_id=1, ipv4_addr="10.144.0.1/24", hostname=hostname, version="2.6.4-py0")
     instances = portal_pb2.ListNetworkInstanceResponse(inst_ids=[common_pb2.UUID(part4=1)])

@@ -97,6 +97,20 @@ def test_why_explains_one_destination(capsys: pytest.CaptureFixture[str]) -> Non
     assert [each["transport"] for each in told["candidates"]] == ["kcp", "tcp"]
 
 
+def test_a_router_is_asked_for_the_hosts_behind_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    router = node(explained=portal_own_pb2.ExplainResponse(peer_id=2, candidates=CANDIDATES, own_networks=["192.168.5.0/24"]))
+    assert run(router, "proxy why 10.144.0.2:22") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "  a host in 192.168.5.0/24 may get something else: --from ADDRESS"
+    assert run(router, "proxy why 10.144.0.2:22 --from 192.168.5.9") == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("10.144.0.2:22 from 192.168.5.9: peer 2 (")
+    assert not any("--from" in line for line in rest)
+    for wrong in ("proxy --from 192.168.5.9", "proxy why n2:22 --from n9"):
+        with pytest.raises(SystemExit):
+            run(router, wrong)
+        assert "--from" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "asked"), [("n2:22", "10.144.0.2:22"), ("2", "10.144.0.2:0"), ("a:80", "10.144.0.1:80")])
 def test_why_takes_a_peer_by_its_name_or_id(name: str, asked: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(node(routes=(route(2),)), f"proxy why {name} -o json") == 0
@@ -110,7 +124,7 @@ def test_why_says_that_nobody_is_called_so(capsys: pytest.CaptureFixture[str]) -
 
 def test_why_knows_when_nobody_has_the_destination(capsys: pytest.CaptureFixture[str]) -> None:
     nobody = portal_own_pb2.ExplainResponse(transport="tcp", reason="no peer has fd00::1", chosen_by="default")
-    assert run(node(explained=nobody), "proxy why fd00::1") == 0
+    assert run(node(explained=nobody), "proxy why fd00::1") == 4
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("[fd00::1]: no node has this address")
     assert second == "  tcp   no peer has fd00::1"

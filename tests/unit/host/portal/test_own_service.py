@@ -6,17 +6,20 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address
-from typing import TypeVar
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from easytier_hooks.errors import TransportUnavailable
+from easytier_hooks.errors import DestinationUnreachable, TransportUnavailable
+from easytier_hooks.services import TcpStack
 from easytier_hooks.streams import SocketStream, TcpConnection
 from easytier_hooks.types import TCP, Candidate, Failed, FlowKey, PeerInfo, Selection, TcpFlow
+from easytier_host.config.model import Flags, ProxyNetwork
 from easytier_host.instance import Node
+from easytier_host.nic.memory import MemoryNic
 from easytier_host.pb import common_pb2, portal_own_pb2, portal_pb2
 from easytier_host.portal.caller import user_of
 from easytier_host.portal.own_service import OwnService
@@ -55,6 +58,17 @@ class Pigeon:
         return SocketStream(near)
 
 
+class EndsOwnFlows:
+    """A stack that ends no flow of a host behind its node."""
+
+    name = "fake"
+    description = "for tests"
+    carries_subnets = False
+
+    def available(self) -> str:
+        return ""
+
+
 class Asker:
     """Asks a portal without holding up the loop."""
 
@@ -66,9 +80,17 @@ class Asker:
 
 
 @asynccontextmanager
-async def asked(pigeon: Pigeon) -> AsyncIterator[tuple[Node, Node, Asker]]:
-    """Nodes a and b that know each other; b has the transport, and questions go to b."""
-    async with make_node(1) as a, make_node(2, a.listeners[0]) as b, portal_of(b) as portal:
+async def asked(pigeon: Pigeon, *, router: bool = False) -> AsyncIterator[tuple[Node, Node, Asker]]:
+    """Nodes a and b that know each other; b has the transport, and questions go to b.  As a router b has a device, a stack, and
+    hosts behind it."""
+    settings: dict[str, Any] = {}
+    if router:
+        network = ProxyNetwork(IPv4Network("192.168.5.0/24"))
+        settings = {"flags": Flags(no_tun=False, enable_ipv6=False), "proxy_networks": (network,)}
+    nic = MemoryNic() if router else None
+    async with make_node(1) as a, make_node(2, a.listeners[0], nic=nic, **settings) as b, portal_of(b) as portal:
+        if router:
+            b.gate.stack = cast("TcpStack", EndsOwnFlows())
         b.gate.transports.clear()
         b.gate.transports["pigeon"] = pigeon
         await until(lambda: b.peer_for(IPv4Address("10.144.0.1")))
@@ -92,6 +114,20 @@ async def test_a_destination_is_explained_as_a_new_flow_would_be() -> None:
         assert (told.transport, told.reason, told.chosen_by) == ("pigeon", "well rested", "default")
         assert told.via_network == ""
         assert len(b.gate.table) == 0
+
+
+async def test_a_flow_of_a_host_behind_this_node_is_explained_by_itself() -> None:
+    async with asked(Pigeon(), router=True) as (_, _, ask):
+        told = await ask(lambda client: client.explain(address("10.144.0.1")))
+        assert (told.transport, list(told.own_networks)) == ("pigeon", ["192.168.5.0/24"])
+        told = await ask(lambda client: client.explain(address("10.144.0.1"), source=address("192.168.5.9", 0)))
+        assert (told.transport, told.candidates[0].reason) == (TCP, "subnet-to-subnet needs --use-smoltcp")
+
+
+async def test_without_a_device_no_host_is_behind_this_node() -> None:
+    async with asked(Pigeon()) as (_, _, ask):
+        with pytest.raises(RefusedError, match="no device"):
+            await ask(lambda client: client.explain(address("10.144.0.1"), source=address("192.168.5.9", 0)))
 
 
 async def test_a_transport_that_cannot_is_explained() -> None:
@@ -195,6 +231,7 @@ def test_whose_program_has_connected(host: str) -> None:
     [
         (None, "connected", ""),
         (ConnectionRefusedError(), "refused", ""),
+        (DestinationUnreachable("no way"), "refused", ""),
         (TransportUnavailable("the peer sleeps"), "failed", "the peer sleeps"),
         (TimeoutError(), "timeout", ""),
     ],
