@@ -180,6 +180,7 @@ def _build(
     values = _check([*given, *from_options], local)
     local.raise_problems()
     _warn_of_contradiction([*given, *from_options], plugins, local)
+    _warn_of_mapped_networks([*given, *from_options], values, local)
     if options.no_listener:
         values["listeners"] = []
     elif not source:
@@ -200,6 +201,18 @@ def _warn_of_contradiction(given: Iterable[Given], plugins: Mapping[str, Any], f
             "plugins.kcp",
             f"{flags[-1].place()}: enable_kcp_proxy = false has no effect, for [plugins] names kcp; "
             "leave kcp out there to have this node accept KCP and not begin it, or set kcp = false to have none",
+        )
+
+
+def _warn_of_mapped_networks(given: Iterable[Given], values: Mapping[str, Any], findings: _Findings) -> None:
+    """The kernel knows nothing of mapped addresses, and without a device nothing is left to it."""
+    flags = [one for one in given if one.key == "flags.proxy_forward_by_system"]
+    mapped = [network for network in values.get("proxy_networks", ()) if network.mapped_cidr is not None]
+    if flags and flags[-1].value and mapped and not values.get("flags.no_tun"):
+        findings.warn(
+            f"mapped {mapped[0].mapped_cidr}",
+            f"{flags[-1].place()}: the kernel does not know {mapped[0].cidr} as {mapped[0].mapped_cidr}, so only KCP reaches "
+            "anybody there; leave proxy_forward_by_system out, or offer the network under its own addresses",
         )
 
 

@@ -506,6 +506,25 @@ def test_a_wrong_access_rule_is_an_error(rule: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "argv", "place"),
+    [
+        ("proxy_forward_by_system = true", (), "a.toml:5"),
+        ("", ("--proxy-forward-by-system",), "--proxy-forward-by-system"),
+        ("proxy_forward_by_system = true", ("--proxy-forward-by-system", "false"), ""),
+        # Without a device nothing is left to the kernel.
+        ("proxy_forward_by_system = true\nno_tun = true", (), ""),
+    ],
+)
+def test_a_mapped_network_that_is_left_to_the_kernel_is_told(flags: str, argv: tuple[str, ...], place: str) -> None:
+    network = '[[proxy_network]]\ncidr = "192.168.1.0/24"\nmapped_cidr = "10.200.1.0/24"\n[flags]\n'
+    warnings = load_text(network + flags, "a.toml", parse(argv, {}), environ={}).warnings
+    assert [warning.partition(": ")[0] for warning in warnings] == ([place] if place else [])
+    assert all("the kernel does not know 192.168.1.0/24 as 10.200.1.0/24" in warning for warning in warnings)
+    plain = load_text(network.replace("mapped_cidr", "#") + flags, "a.toml", parse(argv, {}), environ={})
+    assert plain.warnings == ()
+
+
+@pytest.mark.parametrize(
     ("text", "argv", "place"),
     [
         ("[plugins]\nkcp = true\n[flags]\nenable_kcp_proxy = false", (), "a.toml:4"),
