@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +27,7 @@ SMALLEST_QUEUE: Final = 30_000
 UNLIMITED_QUEUE: Final = 625_000
 BACKGROUND_SECONDS: Final = 0.5
 """Between two looks at whether the terminal may be read."""
+_CONTROL: Final = "/proc/sys/net/ipv4/tcp_congestion_control"
 
 _EPILOG: Final = """\
 Each namespace gets a device link0, LEFT with 10.99.0.1 and RIGHT with 10.99.0.2; any program can run over it:
@@ -75,6 +76,8 @@ def main(argv: Sequence[str]) -> int:
                 flush=True,
             )
             print(f"{described(link_options)}; Ctrl-C ends it", flush=True)
+            for line in bbr_notes({name: _congestion_control(name) for name in (options.left, options.right)}):
+                print(line, flush=True)
             try:
                 _obey(link, vars(options))
             except _Ended:
@@ -124,6 +127,22 @@ def described(options: LinkOptions) -> str:
     if options.late:
         words.append(f"{options.late:.2%} are {options.late_by * 1000:g} ms late")
     return ", ".join(words)
+
+
+def bbr_notes(controls: Mapping[str, str]) -> list[str]:
+    """What to know before TCP on such a line is compared with anything; `controls` by namespace."""
+    return [
+        f"{name}: TCP that is sent here uses {control}, which losses hardly slow down; as most machines have it:  "
+        f"ip netns exec {name} sysctl -w net.ipv4.tcp_congestion_control=cubic"
+        for name, control in controls.items()
+        if control.startswith("bbr")
+    ]
+
+
+def _congestion_control(namespace: str) -> str:
+    """The one that the TCP of a namespace begins with; "" where it cannot be read."""
+    shown = subprocess.run(["ip", "netns", "exec", namespace, "cat", _CONTROL], capture_output=True, text=True, check=False)
+    return shown.stdout.strip()
 
 
 def _parser(kind: type[argparse.ArgumentParser], *, ends: bool) -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from easytier_hooks import TCP, Candidate, PeerInfo, Selection, TcpFlow, check_options, hookimpl
+from easytier_hooks import TCP, Candidate, PathFigures, PeerInfo, Selection, TcpFlow, check_options, hookimpl
 
 KCP: Final = "kcp"
 
@@ -39,6 +39,8 @@ BELOW_MBITS: Final = 50.0
 LEAVE: Final = 3.0
 HOLD_SECONDS: Final = 120.0
 """A lost ping is in the figures for about as long: two of them so far apart are one bad path."""
+FEW_PINGS: Final = 50
+"""A share of fewer is told as their number: none lost of five says little of a path that loses one of fifty."""
 MAX_PEERS: Final = 4096
 """Remembered; the one that was asked about least recently is forgotten, and judged afresh."""
 
@@ -73,16 +75,18 @@ class Judge:
         self._hold = hold_seconds
         self._standings: OrderedDict[int, _Standing] = OrderedDict()
 
-    def judge(self, peer_id: int, rtt: float, loss: float, now: float) -> tuple[str, str]:
-        """The transport for a new flow to the peer, and why.  `rtt` in seconds, `loss` a share, `now` monotonic seconds."""
-        mbits = tcp_mbits(rtt, loss)
+    def judge(self, peer_id: int, path: PathFigures, now: float) -> tuple[str, str]:
+        """The transport for a new flow to the peer, and why; `now` in monotonic seconds."""
+        mbits = tcp_mbits(path.rtt, path.loss)
         standing = self._standings.get(peer_id)
         if standing is None:
             standing = self._standings[peer_id] = _Standing(uses_kcp=False)
             if len(self._standings) > MAX_PEERS:
                 self._standings.popitem(last=False)
         self._standings.move_to_end(peer_id)
-        figures = f"{rtt * 1000:.3g} ms, {loss:.1%} lost"
+        few = path.pings < FEW_PINGS
+        lost = f"{round(path.loss * path.pings)} of {path.pings} pings lost so far" if few else f"{path.loss:.1%} lost"
+        figures = f"{path.rtt * 1000:.3g} ms, {lost}"
         if mbits < self._below:
             standing.uses_kcp, standing.good_since = True, math.inf
             return KCP, f"auto: {figures}: TCP would do about {mbits:.2g} Mbit/s"
@@ -119,7 +123,7 @@ class AutoPlugin:
         """By the path's figures."""
         if peer is None or peer.path is None:
             return None
-        transport, reason = self._judge.judge(peer.peer_id, peer.path.rtt, peer.path.loss, self._clock())
+        transport, reason = self._judge.judge(peer.peer_id, peer.path, self._clock())
         available = any(candidate.available for candidate in candidates if candidate.transport == transport)
         return Selection(transport, reason) if available else None
 

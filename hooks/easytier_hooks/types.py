@@ -50,6 +50,8 @@ class PathFigures:
     rtt: float
     loss: float
     """Of a peer behind others, that of the first hop: at least so much is lost."""
+    pings: int = 100
+    """Of so many pings; few, where the node or the peer has just come."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,11 @@ class PeerConn:
         return self._outcomes.count(False) / len(self._outcomes) if self._outcomes else 0.0
 
     @property
+    def pings(self) -> int:
+        """How many `loss` is a share of."""
+        return len(self._outcomes)
+
+    @property
     def is_silent(self) -> bool:
         """True once a ping went unanswered and nothing else came either, or there is doubt: the neighbour may be gone, at least
         from here."""

@@ -157,7 +157,7 @@ class Topology:
         conn = None if path is None else self._peers.best.get(path.next_hop)
         if path is None or conn is None or conn.latency is None:
             return None
-        return PathFigures(conn.latency if path.hops == 1 else path.latency_ms / 1000, conn.loss)
+        return PathFigures(conn.latency if path.hops == 1 else path.latency_ms / 1000, conn.loss, conn.pings)
 
     def center(self) -> int:
         """The peer center: the smallest peer id that is no public server."""

@@ -33,6 +33,10 @@ def test_the_line_is_there_changes_and_leaves_nothing_behind() -> None:
     try:
         assert line.stdout.readline() == f"{left} 10.99.0.1/24 === link0 === 10.99.0.2/24 {right}\n"
         assert "20 Mbit/s, a queue of 125 KB, 40 ms there and back, 0.00% lost each way" in line.stdout.readline()
+        control = ["ip", "netns", "exec", left, "sysctl", "-n", "net.ipv4.tcp_congestion_control"]
+        if subprocess.run(control, capture_output=True, text=True, check=True).stdout.startswith("bbr"):
+            assert line.stdout.readline().startswith(f"{left}: TCP that is sent here uses bbr")
+            assert line.stdout.readline().startswith(f"{right}: TCP that is sent here uses bbr")
         said = wait_for(lambda: done.stdout if (done := pings()).returncode == 0 else None, "an answer over the line")
         assert 40 <= float(said.partition("time=")[2].split()[0]) < 200
         line.stdin.write("--loss much\n--loss 100\n")

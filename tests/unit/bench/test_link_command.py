@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.link import LinkOptions
-from bench.link_command import described, main, to_link
+from bench.link_command import bbr_notes, described, main, to_link
 
 NOTHING = {
     "rate": 0.0,
@@ -101,3 +101,10 @@ def test_in_the_background_it_goes_on_and_reads_once_it_is_in_front() -> None:
     finally:
         os.close(terminal)
         os.waitpid(pid, 0)
+
+
+def test_where_losses_hardly_slow_tcp_down_it_is_told() -> None:
+    assert bbr_notes({"left": "cubic", "right": "reno", "other": ""}) == []
+    (note,) = bbr_notes({"left": "cubic", "right": "bbr"})
+    assert note.startswith("right: TCP that is sent here uses bbr")
+    assert note.endswith("ip netns exec right sysctl -w net.ipv4.tcp_congestion_control=cubic")

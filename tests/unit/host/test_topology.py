@@ -138,14 +138,14 @@ async def test_what_can_be_reached_gets_hops_addresses_and_next_hops() -> None:
 async def test_the_path_to_a_peer_is_told_by_its_first_hop() -> None:
     net = row()
     net.latencies = {(ME, PEER): 10, (PEER, FAR): 30}
-    net.best[PEER] = cast("PeerConn", SimpleNamespace(latency=0.0123, loss=0.25))
+    net.best[PEER] = cast("PeerConn", SimpleNamespace(latency=0.0123, loss=0.25, pings=8))
     topology = net.topology()
     async with started(topology):
         near, far = (topology.peer_for(IPv4Address(address)) for address in ("10.144.0.2", "10.144.0.4"))
         assert near is not None
-        assert near.path == PathFigures(0.0123, 0.25)
+        assert near.path == PathFigures(0.0123, 0.25, 8)
         assert far is not None
-        assert far.path == PathFigures(0.04, 0.25)
+        assert far.path == PathFigures(0.04, 0.25, 8)
         net.best.clear()
         unknown = topology.peer_for(IPv4Address("10.144.0.2"))
         assert unknown is not None

@@ -49,28 +49,28 @@ def test_the_model_at_its_ends() -> None:
     ],
 )
 def test_a_peer_that_is_new(rtt: float, loss: float, transport: str) -> None:
-    assert Judge().judge(1, rtt, loss, 0.0)[0] == transport
+    assert Judge().judge(1, PathFigures(rtt, loss), 0.0)[0] == transport
 
 
 def test_back_to_tcp_only_after_the_path_was_good_for_long() -> None:
     judge = Judge()
-    answers = [judge.judge(1, 0.05, 0.02, 0.0)[0]]
-    answers += [judge.judge(1, 0.05, 0.0, now)[0] for now in (1.0, HOLD_SECONDS / 2, HOLD_SECONDS)]
+    answers = [judge.judge(1, PathFigures(0.05, 0.02), 0.0)[0]]
+    answers += [judge.judge(1, PathFigures(0.05, 0.0), now)[0] for now in (1.0, HOLD_SECONDS / 2, HOLD_SECONDS)]
     assert answers == [KCP] * 4
-    assert judge.judge(1, 0.05, 0.0, 1.0 + HOLD_SECONDS)[0] == TCP
+    assert judge.judge(1, PathFigures(0.05, 0.0), 1.0 + HOLD_SECONDS)[0] == TCP
 
 
 def test_what_is_neither_good_nor_bad_keeps_what_there_is() -> None:
     between = next(loss / 1e6 for loss in range(1, 10**6) if tcp_mbits(0.01, loss / 1e6) < LEAVE * BELOW_MBITS * 0.9)
     assert tcp_mbits(0.01, between) > BELOW_MBITS
     judge = Judge()
-    assert judge.judge(1, 0.01, between, 0.0)[0] == TCP
-    judge.judge(1, 0.01, 0.05, 1.0)
-    assert {judge.judge(1, 0.01, between, now)[0] for now in (2.0, 100.0, 1000.0)} == {KCP}
+    assert judge.judge(1, PathFigures(0.01, between), 0.0)[0] == TCP
+    judge.judge(1, PathFigures(0.01, 0.05), 1.0)
+    assert {judge.judge(1, PathFigures(0.01, between), now)[0] for now in (2.0, 100.0, 1000.0)} == {KCP}
     # It also interrupts the time of being good.
-    judge.judge(1, 0.01, 0.0, 1001.0)
-    judge.judge(1, 0.01, between, 1030.0)
-    assert judge.judge(1, 0.01, 0.0, 1001.0 + HOLD_SECONDS)[0] == KCP
+    judge.judge(1, PathFigures(0.01, 0.0), 1001.0)
+    judge.judge(1, PathFigures(0.01, between), 1030.0)
+    assert judge.judge(1, PathFigures(0.01, 0.0), 1001.0 + HOLD_SECONDS)[0] == KCP
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -80,7 +80,7 @@ def test_noise_does_not_make_it_swing(seed: int) -> None:
     judge, outcomes, answers = Judge(), [0] * 100, []
     for second in range(3600):
         outcomes = [*outcomes[1:], int(source.random() < 0.005)]
-        answers.append(judge.judge(1, 0.05, sum(outcomes) / 100, float(second))[0])
+        answers.append(judge.judge(1, PathFigures(0.05, sum(outcomes) / 100), float(second))[0])
     runs = [(transport, len(list(same))) for transport, same in itertools.groupby(answers)]
     assert min(length for transport, length in runs[:-1] if transport == KCP) >= HOLD_SECONDS + 100
     assert answers.count(KCP) > 1800
@@ -88,15 +88,15 @@ def test_noise_does_not_make_it_swing(seed: int) -> None:
 
 def test_what_it_remembers_is_bounded() -> None:
     judge = Judge()
-    judge.judge(0, 0.05, 0.1, 0.0)
+    judge.judge(0, PathFigures(0.05, 0.1), 0.0)
     for peer_id in range(1, MAX_PEERS):
-        judge.judge(peer_id, 0.05, 0.0, 0.0)
-    assert judge.judge(0, 0.05, 0.0, 1.0)[0] == KCP
-    judge.judge(MAX_PEERS, 0.05, 0.0, 1.0)
-    assert judge.judge(0, 0.05, 0.0, 2.0)[0] == KCP
+        judge.judge(peer_id, PathFigures(0.05, 0.0), 0.0)
+    assert judge.judge(0, PathFigures(0.05, 0.0), 1.0)[0] == KCP
+    judge.judge(MAX_PEERS, PathFigures(0.05, 0.0), 1.0)
+    assert judge.judge(0, PathFigures(0.05, 0.0), 2.0)[0] == KCP
     for peer_id in range(1, MAX_PEERS + 1):
-        judge.judge(peer_id, 0.05, 0.0, 3.0)
-    assert judge.judge(0, 0.05, 0.0, 4.0)[0] == TCP
+        judge.judge(peer_id, PathFigures(0.05, 0.0), 3.0)
+    assert judge.judge(0, PathFigures(0.05, 0.0), 4.0)[0] == TCP
 
 
 def peer_with(figures: PathFigures | None) -> PeerInfo:
@@ -111,6 +111,9 @@ def test_the_answer_and_its_reason() -> None:
     clean = AutoPlugin({}).select_transport(make_flow(), peer_with(PathFigures(0.0004, 0.0)), BOTH)
     assert clean is not None
     assert (clean.transport, clean.reason) == (TCP, "auto: 0.4 ms, 0.0% lost: good enough for TCP")
+    new = AutoPlugin({}).select_transport(make_flow(), peer_with(PathFigures(0.05, 0.0, 5)), BOTH)
+    assert new is not None
+    assert (new.transport, new.reason) == (TCP, "auto: 50 ms, 0 of 5 pings lost so far: good enough for TCP")
 
 
 def test_no_opinion_without_peer_figures_or_transport() -> None:
