@@ -19,7 +19,7 @@ extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 # The source folder is that of the project: pages link to README.md, bench/ and examples/.
 root_doc = "docs/index"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "bench/README.md", "packaging/README.md"]
+include_patterns = ["*.md", "docs/*.md", *(f"{folder}/README.md" for folder in ("bench", "examples", "packaging"))]
 
 myst_heading_anchors = 4
 myst_links_external_new_tab = True

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "bench/README.md", "packaging/README.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *(ROOT / folder / "README.md" for folder in ("bench", "examples", "packaging")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FILES = [f"/{path.relative_to(ROOT)}" for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts]

@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from easytier_host.demo.line import BadLine, Line
 from tests.plugins.conftest import HOOK_EXAMPLES, PROJECT
 from tests.tui import scene
 
+PAGE = (PROJECT / "examples/README.md").read_text(encoding="utf-8")
 CANDIDATES = (
     Candidate("kcp", available=True, reason="the peer accepts KCP"),
     Candidate(TCP, available=True, reason="always there"),
@@ -203,3 +205,38 @@ async def test_the_panel_shows_the_flows_that_move_most(monkeypatch: pytest.Monk
         assert first.split() == ["38.0", "MB/s", "kcp", "10.144.0.2:22", "b"]
         assert len(others) == 2
         assert panel.border_subtitle == "3 flows"
+
+
+@pytest.mark.netns
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace, for the ports of the page: needs root")
+def test_the_commands_of_the_page_work_as_they_stand_there(site: Path, tmp_path: Path) -> None:
+    # A checkout whose database is not in ours.
+    (tmp_path / "examples").symlink_to(PROJECT / "examples")
+    (installing,) = re.findall(r"^pip install (.*)$", PAGE, re.MULTILINE)
+    assert set(installing.split()) == {f"examples/{name}" for name in HOOK_EXAMPLES}
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    script = "\n".join(["set -e", "set -m", "ip link set lo up", *blocks, "echo complete"])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+    done = subprocess.run(
+        ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-s"],
+        input=script,
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("complete\n")
+    for name in HOOK_EXAMPLES:
+        assert re.search(rf"{name} .*loaded", done.stdout), done.stdout
+    assert re.search(r"10\.144\.0\.2:8000 .* parcel ", done.stdout)
+    assert "chosen by plugin port_policy: port 22 is kept on TCP" in done.stdout
+    size = (PROJECT / "examples/near.toml").stat().st_size
+    (received,) = re.findall(r"\('10\.144\.0\.2:8000', 'parcel', (\d+)\)", done.stdout)
+    assert int(received) > size
+    assert "hello 10.144.0.1, you asked for /page" in done.stdout
+    assert "peer" in done.stderr
+    assert re.search(r"flow \d+ .*10\.144\.0\.2:8000 over parcel closed", done.stderr)
+    assert not (tmp_path / "flows.db").exists()
