@@ -73,7 +73,7 @@ async def _relay() -> None:
             _show(left)
             await _ping(left, middle)
             await _ping(left, right)
-            print("\nmiddle cuts its lines.  left is not told, since UDP has no goodbye; after seven silent seconds it knows:")
+            print("\nmiddle cuts its lines.  left gets a goodbye, asks once more, and a second later it knows:")
             for conn in middle.peers():
                 conn.tunnel.close("the demo cut this line")
             await _until_known(left, ())
@@ -152,13 +152,10 @@ async def _bad_line() -> None:
         home = await stack.enter_async_context(Node(near, plugins=plugins))
         await _until_known(home, ("office",))
         await _compare(home, bad_line, ("tcp", "kcp"), data)
-        lost = bad_line.there.lost + bad_line.back.lost
-        overflowed = bad_line.there.overflowed + bad_line.back.overflowed
-        print(f"\nThe line lost {lost} datagrams meanwhile, its queue {overflowed} more.")
 
 
 async def _compare(home: Node, line: BadLine, transports: Sequence[str], data: bytes) -> None:
-    """Download by each transport, one after the other; `home` has a forward for each."""
+    """Download by each transport, one after the other; `home` has a forward for each, and `line` is what they go over."""
     addresses = dict(zip(transports, [forward.address for forward in home.forwards], strict=True))
     assert home.gate.plain is not None
     if home.gate.plain.obstacle:
@@ -168,16 +165,20 @@ async def _compare(home: Node, line: BadLine, transports: Sequence[str], data: b
     print("    flow                                           transport  received    rate         why")
     rates: dict[str, float] = {}
     small: dict[str, list[float]] = {}
+    dropped: dict[str, tuple[int, int]] = {}
+    """So far."""
     for transport, address in addresses.items():
         rates[transport] = await _download(home, address, data)
         with anyio.fail_after(STEP_TIMEOUT):
             # What a download leaves in the queue is not for the next one.
             await line.rested()
+        dropped[f"the download by {transport}"] = _dropped(line)
     async with anyio.create_task_group() as lanes:
         for transport, address in addresses.items():
             small[transport] = []
             for _ in range(LANES):
                 lanes.start_soon(_small_flows, address, data, small[transport])
+    dropped["the small flows"] = _dropped(line)
     print("\nAll bytes were the server's.  Then small flows by each: connect, ask, 1 kB.")
     print(f"{SMALL_FLOWS} of them, {LANES} at a time:\n")
     print("    transport  goodput        the small answers are there after: median    mean  slowest")
@@ -192,6 +193,16 @@ async def _compare(home: Node, line: BadLine, transports: Sequence[str], data: b
             "\nPlain TCP is that of the user-space stack here.  The kernel's, on nodes with a TUN device, takes losses better,"
         )
         print("yet is far from KCP: bench/README.md has the figures.")
+    print("\nDatagrams that the line lost, and that its full queue dropped:")
+    before = 0, 0
+    for what, counted in dropped.items():
+        print(f"    {what:22} {counted[0] - before[0]:5} {counted[1] - before[1]:5}")
+        before = counted
+
+
+def _dropped(line: BadLine) -> tuple[int, int]:
+    """Datagrams lost on the way, and by a full queue, so far."""
+    return line.there.lost + line.back.lost, line.there.overflowed + line.back.overflowed
 
 
 async def _download(home: Node, address: tuple[str, int], data: bytes) -> float:
@@ -227,12 +238,13 @@ async def _small_flows(address: tuple[str, int], data: bytes, times: list[float]
 
 
 async def _watch(node: Node) -> None:
-    """Print the flow that lives once a second; on a terminal always in the same place."""
+    """Print the newest flow once a second while it lives; on a terminal always in the same place."""
     previous, drawn = 0, False
+    earlier = {flow.id for flow in node.gate.table}
     while True:
         await anyio.sleep(1)
         for flow in node.gate.table:
-            if flow.ended is not None:
+            if flow.id in earlier or flow.ended is not None:
                 continue
             rate = (flow.bytes_received - previous) * 8 / 1e6
             previous = flow.bytes_received

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from easytier_host.config.clashes import Origin
     from easytier_host.instance import Node
     from easytier_host.log import Levels
+    from easytier_host.portal.server import Portal
     from easytier_host.service_manager import ServiceManager
 
 logger = logging.getLogger("easytier.main")
@@ -223,6 +224,8 @@ async def _run_nodes(
 
     def note_start() -> None:
         if len(running) == len(configs):
+            if portal is not None:
+                logger.info("easytier-cli can ask at %s", portal.address)
             manager.ready(status)
 
     async def read_again() -> None:
@@ -235,18 +238,19 @@ async def _run_nodes(
     async with anyio.create_task_group() as group:
         group.start_soon(manager.keep_alive, name="watchdog")
         await group.start(obey, running, group.cancel_scope, manager, read_again)
-        portal_port = await _open_portal(configs[0], running, group)
+        portal = await _open_portal(configs[0], running, group)
         await _open_metrics(configs[0], running, group)
         async with anyio.create_task_group() as nodes:
+            port = None if portal is None else portal.port
             for config, plugins in networks:
-                run = partial(_run_node, config, plugins, running, portal_port, note_start, named=len(networks) > 1)
+                run = partial(_run_node, config, plugins, running, port, note_start, named=len(networks) > 1)
                 nodes.start_soon(run, name=f"instance {config.instance_name}")
         manager.stopping()
         group.cancel_scope.cancel()
 
 
-async def _open_portal(config: Config, running: Sequence[Node], group: TaskGroup) -> int | None:
-    """Start the portal of the process, as the first configuration has it, and return its port; None without one.
+async def _open_portal(config: Config, running: Sequence[Node], group: TaskGroup) -> Portal | None:
+    """Start the portal of the process, as the first configuration has it; None without one.
 
     Raises `PortalError` if it cannot listen where it was told to; the default is no condition for the nodes to run.
     """
@@ -265,7 +269,7 @@ async def _open_portal(config: Config, running: Sequence[Node], group: TaskGroup
         logger.warning("easytier-cli cannot ask this process: %s", error)
         return None
     group.start_soon(portal.run, name="portal")
-    return portal.port
+    return portal
 
 
 async def _open_metrics(config: Config, running: Sequence[Node], group: TaskGroup) -> None:

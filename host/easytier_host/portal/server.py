@@ -86,7 +86,6 @@ class Portal:
     async def open(self) -> None:
         """Listen on the first of the ports that is free; raises `PortalError` if none is."""
         await self._door.open()
-        logger.info("listening on %s for easytier-cli", self.address)
 
     async def run(self) -> None:
         """Serve for ever; to be cancelled."""

@@ -26,7 +26,7 @@ def test_two_networks_of_one_process_are_listed(tmp_path: Path, capsys: pytest.C
     try:
         wait_for(lambda: log.read_text().count("peer id") == 2, "both nodes run")
         said = log.read_text()
-        address = said.split("listening on ")[1].split()[0]
+        address = said.split("easytier-cli can ask at ")[1].split()[0]
         assert main(["-p", address, "-o", "json", "node"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert [(each["instance_name"], each["result"]["ipv4_addr"]) for each in found] == [
