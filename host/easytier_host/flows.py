@@ -294,9 +294,8 @@ class FlowTable:
     def _turn(self, flow: Flow, from_source: bool, flags: int, now: float) -> None:
         side: Literal["source", "destination"] = "source" if from_source else "destination"
         if flags & RST:
-            verb = "reset" if flow.connected else "refused"
-            end = Closed if flow.connected else Failed
-            self.report(flow, end(f"{verb} by the {side}"), now)
+            end = Closed(f"reset by the {side}") if flow.connected else Failed(f"refused by the {side}{_doubt(flow, side)}")
+            self.report(flow, end, now)
         elif flags & SYN:
             if flags & ACK and not from_source and not flow.connected:
                 self.report(flow, Connected(), now)
@@ -421,6 +420,13 @@ def encode_key(key: FlowKey) -> bytes:
         + key.source_port.to_bytes(2, "big")
         + key.destination_port.to_bytes(2, "big")
     )
+
+
+def _doubt(flow: Flow, side: str) -> str:
+    """What else a refusal may mean: a router refuses for hosts that it does not find."""
+    peer = flow.peer
+    behind = peer is not None and flow.key.destination_ip not in (peer.ipv4, peer.ipv6)
+    return ", or out of the peer's reach" if behind and side == "destination" and flow.direction != "inbound" else ""
 
 
 def _superseded(flow: Flow) -> Closed | Failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,7 @@ from easytier_hooks.types import (
     FlowEvent,
     FlowKey,
     HalfClosed,
+    PeerInfo,
     Seen,
     TransportSelected,
 )
@@ -133,6 +135,19 @@ def test_a_refused_connection_fails() -> None:
     wire.out(SYN)
     wire.back(RST | ACK)
     assert wire.events() == [Seen(), Failed("refused by the destination")]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [(B, "refused by the destination"), ("10.144.0.77", "refused by the destination, or out of the peer's reach")],
+)
+def test_a_router_refuses_for_hosts_that_it_does_not_find(address: str, reason: str) -> None:
+    wire = Wire()
+    flow = wire.out(SYN)
+    assert flow is not None
+    flow.peer = PeerInfo(2, ipv4=IPv4Address(address))
+    wire.back(RST | ACK)
+    assert wire.events()[-1] == Failed(reason)
 
 
 @pytest.mark.parametrize(("side", "by"), [("out", "source"), ("back", "destination")])
