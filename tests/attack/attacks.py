@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Final
 
 import zstandard
@@ -18,7 +18,7 @@ from easytier_host.handshake import Identity, encode_hello
 from easytier_host.packet import PEER_HEADER, Flag, PacketType
 from easytier_host.pb import peer_rpc_pb2
 from easytier_host.route_records import encode_bitmap
-from easytier_kcp_plugin.kcp.conn_data import ConnData, SocketAddress
+from easytier_kcp_plugin.kcp.conn_data import ConnData, Offer, SocketAddress
 from easytier_kcp_plugin.kcp.header import ACK_DATA, FIN, PING, PONG, RST, SYN, SYN_ACK, SessionHeader
 from tests.attack.scene import NETWORK, SECRET, Attacker, Scene
 from tests.unit.host.helpers import ACK as TCP_ACK
@@ -32,6 +32,10 @@ INVENTED: Final = 0x1000_0000
 Attack = Callable[[Scene], list[bytes]]
 
 _source = random.Random(5)
+
+
+def _endpoint(ip: str, port: int) -> SocketAddress:
+    return SocketAddress(ip_address(ip), port)
 
 
 def packets_of_others(scene: Scene) -> list[bytes]:
@@ -89,6 +93,24 @@ def kcp_of_live_sessions(scene: Scene) -> list[bytes]:
     return frames
 
 
+def forbidden_targets(scene: Scene) -> list[bytes]:
+    """Connections to what no peer is led to, by KCP and as packets: loopback, link-local, multicast, nowhere, the world."""
+    attacker, target = scene.attacker, scene.target.peer_id
+    places = ("127.0.0.1", "127.1.2.3", "0.0.0.0", "169.254.1.1", "224.0.0.1", "255.255.255.255", "240.0.0.1", "8.8.8.8", "::1")
+    frames = []
+    for place in places:
+        for port in (scene.trap_port, 7, 22, 0):
+            for _ in range(COUNT // 20):
+                # An opener of our kind, for which is dialled at once.
+                wanted = ConnData(_endpoint("10.144.0.3", 9), _endpoint(place, port), Offer())
+                header = SessionHeader(_source.getrandbits(32), attacker.peer_id, target, SYN).encode()
+                frames.append(attacker.frame(PacketType.KCP_SRC, header + wanted.encode()))
+            if ":" not in place:
+                segment = tcp_segment("10.144.0.3", place, ports=(_source.randrange(1, 65_536), port), flags=TCP_SYN)
+                frames += [attacker.frame(PacketType.DATA, segment, flags=flags) for flags in (0, Flag.EXIT_NODE)]
+    return frames
+
+
 def kcp_openings(scene: Scene) -> list[bytes]:
     """KCP sessions without end, each for a connection to the honest listener."""
     attacker, target = scene.attacker, scene.target.peer_id
@@ -96,10 +118,7 @@ def kcp_openings(scene: Scene) -> list[bytes]:
         attacker.frame(
             PacketType.KCP_SRC,
             SessionHeader(_source.getrandbits(32), attacker.peer_id, target, SYN).encode()
-            + ConnData(
-                SocketAddress(IPv4Address("10.144.0.3"), _source.randrange(1, 65_536)),
-                SocketAddress(IPv4Address("10.144.0.1"), 7),
-            ).encode(),
+            + ConnData(_endpoint("10.144.0.3", _source.randrange(1, 65_536)), _endpoint("10.144.0.1", 7)).encode(),
         )
         # So many that they have been forgotten when they come again.
         for _ in range(50 * COUNT)
@@ -277,6 +296,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     connections,
     kcp_of_all_sorts,
     kcp_of_live_sessions,
+    forbidden_targets,
     kcp_openings,
     calls,
     reports,

@@ -20,7 +20,7 @@ from ipaddress import IPv4Interface
 from typing import Any, Final
 
 import anyio
-from anyio.abc import ByteStream, TaskGroup
+from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 from google.protobuf.message import Message
 
 from easytier_hooks.manager import PluginManager
@@ -174,6 +174,8 @@ class Scene:
     attacker: Attacker
     flows: list[Honest]
     tasks: TaskGroup
+    trap_port: int
+    """Of a server on this machine's loopback, which no peer may reach."""
 
     def live_convs(self) -> list[int]:
         """The KCP conversations of the honest flows, as the opener and the attacked node have them."""
@@ -221,19 +223,29 @@ async def scene(**target_changes: Any) -> AsyncIterator[Scene]:
         tunnel = await join(target, rogue, tasks)
         nodes = (target, near, rogue, far)
         await until(lambda: all(len(node.routes()) == 3 for node in nodes))
-        flows = []
-        async with anyio.create_task_group() as echoes:
+        flows: list[Honest] = []
+        trapped: list[ByteStream] = []
+
+        async def trap(stream: ByteStream) -> None:
+            trapped.append(stream)
+            await stream.aclose()
+
+        loopback = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        async with loopback, anyio.create_task_group() as echoes:
+            echoes.start_soon(loopback.serve, trap)
             for node, address in ((target, "10.144.0.1"), (far, "10.144.0.4")):
                 listener = await node.listen_tcp(7)
                 echoes.start_soon(listener.serve, echo)
                 flow = Honest(f"near -> {node.config.hostname}")
                 flows.append(flow)
                 tasks.start_soon(flow.run, await near.connect_tcp(address, 7))
-            attacked = Scene(near, target, far, Attacker(rogue, tunnel, target), flows, tasks)
+            attacker = Attacker(rogue, tunnel, target)
+            attacked = Scene(near, target, far, attacker, flows, tasks, loopback.extra(SocketAttribute.local_port))
             await until(attacked.enough)
             yield attacked
             attacked.forget()
             await until(lambda: attacked.enough(5))
+            assert trapped == []
             for flow in flows:
                 flow.stop = True
             echoes.cancel_scope.cancel()

@@ -50,4 +50,5 @@ async def test_honest_flows_live_through_every_attack() -> None:
                 assert reassembler.unfinished <= MAX_NEIGHBOUR_CALLS, attack.__name__
                 assert target.failure is None
             metrics = target.metrics
+            assert metrics.refused_dials > 0
             assert min(metrics.dropped_forged, metrics.dropped_clear, metrics.dropped_unsealed, metrics.dropped_rpc) > 0
