@@ -12,13 +12,14 @@ there, so that two flows from one source port to two destinations never meet.  I
 After a flow has ended its entry stays for 30 s, for the last FIN and ACK; a new TCP SYN of the same ends is the host's to
 judge anew.
 
-A firewall may drop what comes from the device, and nobody can ask it.  The first SYN that the kernel leaves without answer
-makes the stack unavailable: flows are plain TCP at once.  Each `RETRY` one flow tries again.
+A firewall may drop what comes from the device, and nobody can ask it.  The first SYN that the kernel leaves without answer,
+while it answers no other, makes the stack unavailable: flows are plain TCP at once.  Each `RETRY` one flow tries again.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from collections import deque
@@ -98,6 +99,7 @@ class KernelStack:
         self._failures = RateLimitedLogger(host.logger, clock)
         self._dropped_at: float | None = None
         """When the kernel last left a SYN without answer; None if it has answered one since."""
+        self._answered_at = -math.inf
 
     def open(self) -> None:
         """Listen on this node's virtual address, if it has one; `available` says why not."""
@@ -160,7 +162,7 @@ class KernelStack:
         if self._dropped_at is not None:
             # This flow finds out for all others, which need not wait with it.
             self._dropped_at = self._clock()
-        entry = _Entry(self._free_port())
+        entry, begun_at = _Entry(self._free_port()), self._clock()
         source = Ends(IPv4Address(key.source_ip), key.source_port, IPv4Address(key.destination_ip), key.destination_port)
         local = Ends(self._fake, entry.port, self._own, self._listener_port)
         inward, outward = Rewriter(source, local), Rewriter(local.reversed(), source.reversed())
@@ -196,7 +198,8 @@ class KernelStack:
             if isinstance(error, TimeoutError):
                 if entry.answered:
                     raise TransportUnavailable("the application did not complete its connection") from None
-                self._note_drop()
+                if self._answered_at < begun_at:
+                    self._note_drop()
                 raise TransportUnavailable(f"{DROPPED} within {ACCEPT_TIMEOUT:g} s") from None
             if isinstance(error, ValueError):
                 raise TransportUnavailable(str(error)) from None
@@ -218,6 +221,7 @@ class KernelStack:
         self._dropped_at = self._clock()
 
     def _note_answer(self) -> None:
+        self._answered_at = self._clock()
         if self._dropped_at is not None:
             self._dropped_at = None
             self._host.logger.info("the kernel's TCP answers again")

@@ -113,3 +113,14 @@ async def test_an_application_that_gives_up_is_no_firewall(
         assert await here.attempt(1) == "the application did not complete its connection"
         assert here.stack.available() == ""
         assert caplog.records == []
+
+
+async def test_a_syn_that_is_lost_beside_answered_ones_is_no_firewall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listener's queue may be full for a moment."""
+    async with scene(monkeypatch) as here, anyio.create_task_group() as flows:
+        flows.start_soon(here.attempt, 1)
+        await anyio.wait_all_tasks_blocked()
+        here.answers = True
+        await here.attempt(2)
+    assert here.tried == 2
+    assert here.stack.available() == ""
