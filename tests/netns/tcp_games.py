@@ -12,6 +12,7 @@ SHA-256.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -326,7 +327,8 @@ async def secret(address: str, port: int, *, canary: str, repeat: int) -> dict[s
 
 
 async def attempt(address: str, port: int, *, limit: float = 15.0) -> dict[str, Any]:
-    """Connect, and see how the connection ends: `outcome` is `refused`, `reset`, `closed`, `no answer` or `open`."""
+    """Connect, and see how the connection ends: `outcome` is `refused`, `unreachable`, `reset`, `closed`, `no answer` or
+    `open`."""
     begun = time.monotonic()
     connected = 0.0
     outcome = "no answer"
@@ -342,7 +344,8 @@ async def attempt(address: str, port: int, *, limit: float = 15.0) -> dict[str, 
             outcome = "reset"
         except OSError as error:
             cause = error.__cause__ or error
-            outcome = "refused" if isinstance(cause, ConnectionError) else repr(cause)
+            unreachable = isinstance(cause, OSError) and cause.errno == errno.EHOSTUNREACH
+            outcome = "unreachable" if unreachable else "refused" if isinstance(cause, ConnectionError) else repr(cause)
     return {"outcome": outcome, "connected": connected, "seconds": time.monotonic() - begun}
 
 
