@@ -73,7 +73,7 @@ from easytier_host.targets import Targets
 from easytier_host.topology import Topology, capabilities_of, offered_networks, own_record, peer_info
 from easytier_host.tunnel.base import Listener, Tunnel, TunnelError
 from easytier_host.tunnel.url import TunnelUrl
-from easytier_host.turns import Pace
+from easytier_host.turns import pace_of_loop
 from easytier_host.underlay_watch import UnderlayWatch
 
 logger = logging.getLogger("easytier.node")
@@ -393,7 +393,7 @@ class Node:
         self.watch_packets()
         own = own_record(config, plugins.capabilities())
         self._state = state = LinkState(self.peer_id, own, partial(secrets.randbits, 64), self._clock())
-        pace = Pace()
+        pace = pace_of_loop()
         self.topology = Topology(
             state,
             self._peers,

@@ -1,7 +1,7 @@
 """Work that takes long, done in slices, with all others of the event loop in between, and for a share of the time.
 
 A slice is a quarter of a millisecond, so nobody waits longer for it.  After each the others have their turn, and if there were
-any, the next slice, of this work or another one of the node, comes ten milliseconds later: a packet that needs ten turns of the
+any, the next slice, of this work or another one, comes ten milliseconds later: a packet that needs ten turns of the
 loop meets one slice, not ten.  An idle loop goes on at once.
 """
 
@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import RunVar, checkpoint
 
 from easytier_host.steps import Result, Steps
 
 # Ours, in seconds.
 SLICE: Final = 0.00025
 INTERVAL: Final = 0.01
-"""Between two slices of one node while others are busy: a fortieth of the time."""
+"""Between two slices of one event loop while others are busy: a fortieth of the time."""
 IDLE_PASS: Final = 0.0001
 """A turn of the loop takes less if nobody else has anything to do."""
 PAUSE_FACTOR: Final = 9.0
@@ -31,7 +31,8 @@ LONGEST_PAUSE: Final = 2.0
 
 
 class Pace:
-    """When the slices of one node may be, whatever works they are of: each waits for those that were asked for before it."""
+    """When the slices of one event loop may be, whatever works they are of: each waits for those that were asked for before
+    it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -42,6 +43,18 @@ class Pace:
         now = self.clock()
         self._last = max(self._last, now) + INTERVAL
         return self._last - now
+
+
+_pace_of_loop: RunVar[Pace] = RunVar("pace")
+
+
+def pace_of_loop() -> Pace:
+    """The one that all nodes of this event loop share."""
+    try:
+        return _pace_of_loop.get()
+    except LookupError:
+        _pace_of_loop.set(pace := Pace())
+        return pace
 
 
 class Turns:

@@ -7,7 +7,17 @@ from collections.abc import Generator
 import anyio
 import pytest
 
-from easytier_host.turns import IDLE_PASS, INTERVAL, LONGEST_PAUSE, PAUSE_FACTOR, SHORTEST_PAUSE, SLICE, Pace, Turns
+from easytier_host.turns import (
+    IDLE_PASS,
+    INTERVAL,
+    LONGEST_PAUSE,
+    PAUSE_FACTOR,
+    SHORTEST_PAUSE,
+    SLICE,
+    Pace,
+    Turns,
+    pace_of_loop,
+)
 from tests.unit.host.helpers import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -127,3 +137,14 @@ async def test_what_a_work_raises_comes_out(clock: FakeClock) -> None:
 
     with pytest.raises(ValueError, match="broken"):
         await Turns(Pace(clock)).run(work())
+
+
+async def test_nodes_of_one_loop_share_its_pace() -> None:
+    assert pace_of_loop() is pace_of_loop()
+
+
+def test_another_loop_has_its_own_pace() -> None:
+    async def pace() -> Pace:
+        return pace_of_loop()
+
+    assert anyio.run(pace) is not anyio.run(pace)
