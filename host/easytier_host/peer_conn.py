@@ -200,7 +200,7 @@ class PeerConn:
         return self._answer
 
     def take_pong(self, frame: bytes, now: float) -> None:
-        """Note the answer to one of our pings; anything else is ignored."""
+        """Note the answer to one of our pings, and tell the tunnel; anything else is ignored."""
         if len(frame) < PEER_HEADER_SIZE + _SEQUENCE.size:
             return
         (sequence,) = _SEQUENCE.unpack_from(frame, PEER_HEADER_SIZE)
@@ -210,6 +210,7 @@ class PeerConn:
                 self._doubted_at = None
             self._round_trips.append(now - sent_at)
             self._outcomes.append(True)
+            self.tunnel.round_trip = self.latency or 0.0
 
 
 def transmit(conn: PeerConn, frames: Sequence[bytes], metrics: Metrics) -> Tunnel | None:

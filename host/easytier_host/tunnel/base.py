@@ -57,9 +57,12 @@ class Tunnel(ABC):
     on_frames: Callable[[list[bytes]], None]
     on_close: Callable[[str], None]
     on_doubt: Callable[[], None]
+    round_trip: float
+    """Seconds, as whoever pings has measured them; 0 before that."""
 
     def __init__(self, info: TunnelInfo) -> None:
         self.info = info
+        self.round_trip = 0.0
         self.on_frames = _ignore
         self.on_close = _ignore
         self.on_doubt = _ignore

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import collections
 import errno
+import math
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -207,8 +208,8 @@ class UdpSocket:
                     if self.closed:
                         break
                 try:
-                    self._drain()
-                    self._gathering.note(self.counters.received, anyio.current_time())
+                    nearest = self._drain()
+                    self._gathering.note(self.counters.received, nearest, anyio.current_time())
                 except OSError:
                     # An interface that went down, no memory: the socket stays good.
                     self.counters.receive_errors += 1
@@ -216,7 +217,8 @@ class UdpSocket:
         finally:
             self.close(_SHUTDOWN)
 
-    def _drain(self) -> None:
+    def _drain(self) -> float:
+        """Take in what is there; returns the round trip of the nearest tunnel that has brought something."""
         inboxes: dict[UdpTunnel, list[bytes]] = {}
         buffers = [self._view]
         ancillary_size = socket.CMSG_SPACE(4) if self.gro else 0
@@ -237,6 +239,7 @@ class UdpSocket:
                 if not tunnel.closed:
                     tunnel.heard = True
                     tunnel.on_frames(frames)
+        return min((tunnel.round_trip for tunnel in inboxes), default=math.inf)
 
     def _sort(self, size: int, segment: int, address: Address, inboxes: dict[UdpTunnel, list[bytes]]) -> None:
         """Put the frames of one read with their tunnels: `size` bytes from one sender, in datagrams of `segment` bytes."""

@@ -152,6 +152,7 @@ def test_a_pong_counts_once_and_only_for_a_ping_of_ours() -> None:
     for frame in (foreign, pong(ping)[:19], pong(ping), pong(ping)):
         conn.take_pong(frame, 1000.1)
     assert conn.latency == pytest.approx(0.1)
+    assert conn.tunnel.round_trip == conn.latency
     assert conn._outcomes.count(True) == 1
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from easytier_host.tunnel.gathering import Gathering
+from easytier_host.tunnel.gathering import SHORT_PATH, Gathering
 
 
-def after(rate: float, batch: int, seconds: float = 0.5, start: float = 100.0, gathering: Gathering | None = None) -> Gathering:
+def after(
+    rate: float,
+    batch: int,
+    *,
+    nearest: float = 0.05,
+    seconds: float = 0.5,
+    start: float = 100.0,
+    gathering: Gathering | None = None,
+) -> Gathering:
     """After `rate` wake-ups a second of `batch` datagrams each."""
     gathering = gathering or Gathering()
     received = 0
     for number in range(int(rate * seconds)):
         received += batch
-        gathering.note(received, start + number / rate)
+        gathering.note(received, nearest, start + number / rate)
     return gathering
 
 
@@ -33,5 +43,13 @@ def test_small_batches_of_a_quick_flow_are_gathered(wakeups: int, batch: int, wa
 
 def test_what_comes_after_a_pause_is_not_made_to_wait_for_long() -> None:
     gathering = after(8000, 1)
-    gathering.note(4001, 200.0)
+    gathering.note(4001, 0.05, 200.0)
+    assert not gathering.wanted
+
+
+def test_on_a_short_path_nothing_waits_while_its_tunnel_brings_something() -> None:
+    assert not after(8000, 1, nearest=SHORT_PATH / 2).wanted
+    gathering = after(8000, 1)
+    gathering.note(4001, 0.0, 100.5)
+    gathering.note(5000, math.inf, 100.55)
     assert not gathering.wanted
