@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from anyio.abc import TaskGroup
 
 from easytier_host.tunnel import TunnelUrl
+from easytier_host.tunnel.base import Listener, Tunnel
 from easytier_host.tunnel.udp_options import segment_option
 from easytier_host.tunnel.udp_socket import GOODBYES_PER_SECOND, UdpTunnel
 from easytier_host.tunnel.udp_wire import KIND_SACK, KIND_SYN, build_control
@@ -12,6 +14,17 @@ from tests.unit.host.tunnel.helpers import Door, Observer, running, until
 from tests.unit.host.tunnel.test_udp import MAGIC, data, open_listener, open_pair, plain_socket, receive
 
 pytestmark = pytest.mark.anyio
+
+
+async def open_used_pair(tasks: TaskGroup) -> tuple[Listener, Tunnel, Observer, Observer]:
+    """A listener, a tunnel to it, and observers of our end and of the other one; each has had a frame."""
+    listener, tunnel, theirs = await open_pair(tasks)
+    ours = Observer(tunnel)
+    tunnel.send([bytes(16)])
+    await until(lambda: theirs.frames)
+    theirs.tunnel.send([bytes(16)])
+    await until(lambda: ours.frames)
+    return listener, tunnel, ours, theirs
 
 
 async def test_who_is_unknown_is_told_so_and_no_goodbye_is_answered() -> None:
@@ -69,12 +82,7 @@ async def test_a_goodbye_of_the_other_side_is_a_reason_to_doubt_and_nothing_more
 @pytest.mark.parametrize("leaving", ["listener", "its tunnel", "connector"])
 async def test_who_closes_says_goodbye(leaving: str) -> None:
     async with running() as tasks:
-        listener, tunnel, theirs = await open_pair(tasks)
-        ours = Observer(tunnel)
-        tunnel.send([bytes(16)])
-        await until(lambda: theirs.frames)
-        theirs.tunnel.send([bytes(16)])
-        await until(lambda: ours.frames)
+        listener, tunnel, _, theirs = await open_used_pair(tasks)
         doubts: list[str] = []
         tunnel.on_doubt = lambda: doubts.append("connector's")
         theirs.tunnel.on_doubt = lambda: doubts.append("listener's")
@@ -98,12 +106,7 @@ async def test_a_stranger_who_never_sent_a_frame_is_left_in_peace() -> None:
 
 async def test_who_parts_says_so_each_time_and_answers_nothing_more() -> None:
     async with running() as tasks:
-        _, tunnel, theirs = await open_pair(tasks)
-        ours = Observer(tunnel)
-        tunnel.send([bytes(16)])
-        await until(lambda: theirs.frames)
-        theirs.tunnel.send([bytes(16)])
-        await until(lambda: ours.frames)
+        _, tunnel, ours, theirs = await open_used_pair(tasks)
         doubts: list[str] = []
         theirs.tunnel.on_doubt = lambda: doubts.append("theirs")
         for number in (1, 2):
